@@ -1,0 +1,76 @@
+# Ebb: `make` alone explains itself. Every target does its own set-up first.
+
+CARGO   ?= cargo
+TARGET  := x86_64-unknown-none
+# The two programs that run without an operating system; all other crates build for the host.
+BARE    := -p ebb-hypervisor -p ebb-guest
+NOTBARE := --workspace --exclude ebb-hypervisor --exclude ebb-guest
+OUT     ?= out
+# Options for the tool or the test runner: make run ARGS='--cpus 4', make test-machine ARGS='hypercalls'.
+ARGS    ?=
+
+TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
+EBB        := $(TARGET_DIR)/debug/ebb
+EBB_TESTS  := $(TARGET_DIR)/debug/ebb-tests
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup build run bench iso test test-full check test-host test-machine doc miri clean
+
+help: ## Explain the targets (what you are reading)
+	@echo 'Ebb, a Type-1 micro-hypervisor for x86-64 with the Xen ABI. Targets:'
+	@echo
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r t d; do printf '%-22s %s\n' "  $$t" "$$d"; done
+	@echo
+	@echo 'Options for the tool or the test runner go into ARGS, for instance'
+	@echo "  make run ARGS='--cpus 4 --deterministic'      make test-machine ARGS='hypercalls'"
+	@echo 'Start with: make run'
+
+setup: ## Install what is missing (Debian packages, the Rust target); quick when all is there
+	@sh tools/setup.sh
+
+build: setup ## Build the hypervisor, the guest, the ebb tool and the test runner
+	@$(CARGO) build --release --target $(TARGET) $(BARE)
+	@$(CARGO) build -p ebb-tools -p ebb-tests
+
+run: build ## Watch memory move between three guests for a minute; results land in out/
+	@$(EBB) run --out $(OUT) $(ARGS)
+
+bench: build ## Measure the hypercalls in instructions, beside Xen's figures
+	@$(EBB) bench --out $(OUT) $(ARGS)
+
+iso: build ## Write out/ebb.iso, bootable by BIOS and UEFI, from a disc or a USB stick
+	@mkdir -p $(OUT)
+	@$(EBB) iso --output $(OUT)/ebb.iso $(ARGS)
+
+test: check test-host test-machine ## Everything that must pass before a change lands
+
+test-full: check test-host miri build ## make test with the whole matrix of machines, and miri
+	@$(EBB_TESTS) --full $(ARGS)
+
+check: setup ## Formatting and lints only
+	@$(CARGO) fmt --check
+	@$(CARGO) clippy $(NOTBARE) --all-targets -- -D warnings
+	@$(CARGO) clippy --release --target $(TARGET) $(BARE) -- -D warnings
+
+test-host: setup ## Unit and property tests on this machine, no emulator
+	@$(CARGO) test $(NOTBARE)
+	@if [ -f hypervisor/src/lib.rs ]; then $(CARGO) test -p ebb-hypervisor --lib; fi
+	@if [ -f guest/kernel/src/lib.rs ]; then $(CARGO) test -p ebb-guest --lib; fi
+
+test-machine: build ## Whole-machine tests in QEMU
+	@$(EBB_TESTS) $(ARGS)
+
+doc: setup ## Build the API documentation into target/doc
+	@$(CARGO) doc --no-deps --document-private-items $(NOTBARE)
+	@$(CARGO) doc --no-deps --document-private-items --target $(TARGET) $(BARE)
+	@echo 'Read docs/README.md first; the API is in $(TARGET_DIR)/doc/shared_abi/index.html'
+
+miri: setup ## Run the host-testable unsafe code under miri, when a nightly with miri is there
+	@if cargo +nightly miri --version >/dev/null 2>&1; then \
+	    cargo +nightly miri test -p ebb-balloon -p ebb-guest-hypercall; \
+	else echo 'miri: skipped, no nightly toolchain with miri (rustup +nightly component add miri)'; fi
+
+clean: ## Remove everything that was built or written
+	@$(CARGO) clean
+	@rm -rf $(OUT)
