@@ -1,0 +1,2 @@
+//! Placeholder: see the brief.
+pub fn vcpu_op<M: crate::Machine>(_: &mut crate::hypercall::Call<'_, M>) -> crate::hypercall::CallResult { Err(shared_abi::xen::Errno::ENOSYS) }
