@@ -1,0 +1,186 @@
+//! Ebb's guest events: what guests report to the host tool through Xen's own `HVMOP_xentrace`
+//! ([`crate::hvm::Xentrace`]). On real Xen the same call lands in Xen's trace. Numbers fit Xen's 12 bits.
+
+use crate::hvm::{XENTRACE_EXTRA_BYTES, Xentrace};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// A guest event's payload, with the number it travels under.
+pub trait GuestEvent: FromBytes + IntoBytes + Immutable + KnownLayout + Copy {
+    /// The event's number.
+    const EVENT: u16;
+
+    /// The argument of `HVMOP_xentrace` that reports it.
+    fn to_xentrace(&self) -> Xentrace {
+        let bytes = self.as_bytes();
+        let mut extra = [0; XENTRACE_EXTRA_BYTES];
+        // Each payload's size is asserted at the foot of this file.
+        extra[..bytes.len()].copy_from_slice(bytes);
+        Xentrace {
+            event: Self::EVENT,
+            extra_bytes: bytes.len() as u16,
+            extra,
+        }
+    }
+
+    /// The payload of an event, when the number is this type's and enough bytes came.
+    fn decode(event: u16, extra: &[u8]) -> Option<Self> {
+        if event != Self::EVENT {
+            return None;
+        }
+        Self::read_from_prefix(extra)
+            .ok()
+            .map(|(payload, _)| payload)
+    }
+}
+
+/// Number of [`BalloonStatus`].
+pub const BALLOON_STATUS: u16 = 0x001;
+/// Number of [`Workload`].
+pub const WORKLOAD: u16 = 0x002;
+/// Number of [`BenchResult`].
+pub const BENCH_RESULT: u16 = 0x010;
+/// Number of [`TestResult`].
+pub const TEST_RESULT: u16 = 0x011;
+/// Numbers from this one on are not accepted.
+pub const EVENT_LIMIT: u16 = 0x1000;
+
+/// [`BalloonStatus::reason`]: not short.
+pub const REASON_NONE: u16 = 0;
+/// [`BalloonStatus::reason`]: the host has no memory to give.
+pub const REASON_HOST_SHORT: u16 = 1;
+/// [`BalloonStatus::reason`]: the domain is at its maximum.
+pub const REASON_AT_MAXIMUM: u16 = 2;
+/// [`BalloonStatus::reason`]: the guest has no free memory to give.
+pub const REASON_NO_FREE_GUEST_MEMORY: u16 = 3;
+/// [`BalloonStatus::reason`]: the hypervisor refused.
+pub const REASON_REFUSED: u16 = 4;
+
+/// What a balloon driver stands at.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+pub struct BalloonStatus {
+    /// Pages the guest has.
+    pub current: u32,
+    /// Pages it shall have.
+    pub target: u32,
+    /// Pages of low memory in the balloon.
+    pub low: u32,
+    /// Pages of high memory in the balloon.
+    pub high: u32,
+    /// Attempts since the target was set that did not reach it.
+    pub retries: u32,
+    /// Pages still wanted.
+    pub shortfall: u32,
+    /// `REASON_*`: why they are not there.
+    pub reason: u16,
+    /// 2 MiB extents won back so far (saturating).
+    pub superpages_won: u16,
+}
+
+/// What a workload does.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+pub struct Workload {
+    /// Counts the workload's phases.
+    pub phase: u32,
+    /// Pages it would like.
+    pub wish_pages: u32,
+    /// Pages it holds.
+    pub held_pages: u32,
+    /// Pages whose contents it has found right.
+    pub verified_pages: u32,
+}
+
+/// [`BenchResult::unit`]: instructions or TSC cycles.
+pub const UNIT_CYCLES: u16 = 0;
+/// [`BenchResult::unit`]: a count.
+pub const UNIT_COUNT: u16 = 1;
+
+/// A bench's figures.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+pub struct BenchResult {
+    /// [`crate::bench::BenchId`].
+    pub id: u16,
+    /// `UNIT_*`.
+    pub unit: u16,
+    /// How many samples.
+    pub samples: u32,
+    /// The least.
+    pub min: u32,
+    /// The median.
+    pub median: u32,
+    /// The greatest.
+    pub max: u32,
+}
+
+/// [`TestResult::outcome`]: passed.
+pub const OUTCOME_SUCCESS: u16 = 0;
+/// [`TestResult::outcome`]: cannot be run here.
+pub const OUTCOME_SKIP: u16 = 1;
+/// [`TestResult::outcome`]: the test is broken.
+pub const OUTCOME_ERROR: u16 = 2;
+/// [`TestResult::outcome`]: Ebb is broken.
+pub const OUTCOME_FAILURE: u16 = 3;
+
+/// A test's outcome.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+pub struct TestResult {
+    /// The test's number in the guest's list.
+    pub id: u16,
+    /// `OUTCOME_*`.
+    pub outcome: u16,
+}
+
+impl GuestEvent for BalloonStatus {
+    const EVENT: u16 = BALLOON_STATUS;
+}
+
+impl GuestEvent for Workload {
+    const EVENT: u16 = WORKLOAD;
+}
+
+impl GuestEvent for BenchResult {
+    const EVENT: u16 = BENCH_RESULT;
+}
+
+impl GuestEvent for TestResult {
+    const EVENT: u16 = TEST_RESULT;
+}
+
+const _: () = {
+    assert!(size_of::<BalloonStatus>() == XENTRACE_EXTRA_BYTES);
+    assert!(size_of::<Workload>() == 16);
+    assert!(size_of::<BenchResult>() == 20);
+    assert!(size_of::<TestResult>() == 4);
+};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_round_trip() {
+        let status = BalloonStatus {
+            current: 100,
+            target: 200,
+            shortfall: 100,
+            reason: REASON_HOST_SHORT,
+            ..Default::default()
+        };
+        let call = status.to_xentrace();
+        assert_eq!((call.event, call.extra_bytes), (BALLOON_STATUS, 28));
+        assert_eq!(BalloonStatus::decode(call.event, &call.extra), Some(status));
+        assert_eq!(Workload::decode(call.event, &call.extra), None);
+        assert_eq!(BalloonStatus::decode(call.event, &call.extra[..27]), None);
+    }
+}
