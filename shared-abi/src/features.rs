@@ -40,6 +40,10 @@ bitflags! {
         const NOT_DIRECT_MAPPED = 1 << 16;
         /// `XENFEAT_direct_mapped`: Arm.
         const DIRECT_MAPPED = 1 << 17;
+        /// `XENFEAT_runstate_phys_area`: `VCPUOP_register_runstate_phys_area` is there. Newer than 4.17.
+        const RUNSTATE_PHYS_AREA = 1 << 18;
+        /// `XENFEAT_vcpu_time_phys_area`: `VCPUOP_register_vcpu_time_phys_area` is there. Newer than 4.17.
+        const VCPU_TIME_PHYS_AREA = 1 << 19;
     }
 }
 

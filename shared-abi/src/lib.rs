@@ -16,16 +16,26 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod arch_x86;
+pub mod bench;
+pub mod callback;
+pub mod domctl;
 pub mod elfnote;
 pub mod event_channel;
 pub mod features;
+pub mod grant_table;
 pub mod guest_event;
 pub mod hvm;
+pub mod io;
 pub mod memory;
+pub mod physdev;
 pub mod sched;
+pub mod sysctl;
+pub mod tmem;
 pub mod trace_stream;
 pub mod vcpu;
 pub mod version;
 pub mod xen;
 
-pub use xen::{errno, hypercall};
+pub use hvm::start_info;
+pub use xen::{Errno, compat, errno, hypercall};

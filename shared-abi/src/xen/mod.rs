@@ -3,6 +3,7 @@
 //! The identifier types ([`DomId`], [`VcpuId`], [`Port`], [`Gfn`], [`Mfn`], [`Pfn`]) are distinct in release builds too:
 //! a guest's frame number cannot be passed where a machine's is wanted.
 
+pub mod compat;
 pub mod errno;
 pub mod hypercall;
 pub mod shared_info;

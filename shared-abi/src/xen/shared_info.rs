@@ -11,6 +11,13 @@ pub const PVCLOCK_TSC_STABLE_BIT: u8 = 1 << 0;
 /// `XEN_PVCLOCK_GUEST_STOPPED`: the guest was stopped by its host. In [`VcpuTimeInfo::flags`].
 pub const PVCLOCK_GUEST_STOPPED: u8 = 1 << 1;
 
+/// `XEN_NMIREASON_io_error`: in [`ArchSharedInfo::nmi_reason`]: an I/O check.
+pub const NMIREASON_IO_ERROR: u64 = 1 << 0;
+/// `XEN_NMIREASON_pci_serr`: in [`ArchSharedInfo::nmi_reason`]: a PCI system error.
+pub const NMIREASON_PCI_SERR: u64 = 1 << 1;
+/// `XEN_NMIREASON_unknown`: in [`ArchSharedInfo::nmi_reason`]: unknown.
+pub const NMIREASON_UNKNOWN: u64 = 1 << 2;
+
 /// `struct vcpu_time_info`: the PV clock. `version` is odd while an update is under way.
 #[repr(C)]
 #[derive(
