@@ -2,10 +2,10 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use bitflags::bitflags;
-use shared_abi::xen::{DOMID_SELF, DomId, Errno};
+use shared_abi::xen::{DomId, Errno};
 
 use crate::domain::Domain;
 use crate::heap::{FrameHeap, HeapConfig};
@@ -35,8 +35,9 @@ pub struct PerCpu<M: Machine> {
     /// Its number.
     pub id: CpuId,
     attention: AtomicU32,
-    /// Whose guest code runs here now: the domain's id plus one, or 0 in the hypervisor.
-    in_guest: AtomicU32,
+    /// Bits 0–16: whose guest code runs here now, the domain's id plus one, or 0 in the hypervisor. Above: a count of
+    /// exits, so that one stay in the guest can be told from the next.
+    in_guest: AtomicU64,
     /// Its run queue and what runs now.
     pub sched: CpuSched<M>,
     /// Its timers.
@@ -48,7 +49,7 @@ impl<M: Machine> PerCpu<M> {
         Self {
             id,
             attention: AtomicU32::new(0),
-            in_guest: AtomicU32::new(0),
+            in_guest: AtomicU64::new(0),
             sched: CpuSched::new(id),
             timers: CpuTimers::new(),
         }
@@ -72,19 +73,32 @@ impl<M: Machine> PerCpu<M> {
     /// Says that guest code of `domain` is about to run here. What the caller checks afterwards (attention,
     /// translation generations) cannot be missed: whoever changes it looks at this word after its change.
     pub fn enter_guest(&self, domain: DomId) {
-        self.in_guest.store(u32::from(domain.0) + 1, Ordering::SeqCst);
+        // Only this CPU writes the word.
+        let exits = self.in_guest.load(Ordering::Relaxed);
+        self.in_guest.store(exits | (u64::from(domain.0) + 1), Ordering::SeqCst);
     }
 
     /// Says that no guest code runs here. The first thing after an exit.
     pub fn leave_guest(&self) {
-        self.in_guest.store(0, Ordering::Release);
+        let stay = self.in_guest.load(Ordering::Relaxed);
+        self.in_guest.store((stay | IN_GUEST_MASK).wrapping_add(1), Ordering::Release);
     }
 
     /// Whether guest code of `domain` may be running here.
     pub fn runs_guest_of(&self, domain: DomId) -> bool {
-        self.in_guest.load(Ordering::SeqCst) == u32::from(domain.0) + 1
+        self.stay_of(domain).is_some()
+    }
+
+    /// Names the stay in guest code of `domain` that may be going on here, if there is one: the value changes when
+    /// the CPU has left the guest, even if it has entered again.
+    pub fn stay_of(&self, domain: DomId) -> Option<u64> {
+        let stay = self.in_guest.load(Ordering::SeqCst);
+        (stay & IN_GUEST_MASK == u64::from(domain.0) + 1).then_some(stay)
     }
 }
+
+/// The part of `PerCpu::in_guest` that names the domain.
+const IN_GUEST_MASK: u64 = (1 << 17) - 1;
 
 /// Everything that is chosen once, at boot.
 pub struct Config {
@@ -170,7 +184,7 @@ impl<M: Machine> Hypervisor<M> {
     /// # Errors
     /// `ESRCH` when there is no such domain, `EPERM` when the caller may not govern it.
     pub fn target_domain(&self, caller: &Arc<Domain<M>>, id: DomId) -> Result<Arc<Domain<M>>, Errno> {
-        if id == DOMID_SELF || id == caller.id {
+        if id == DomId::SELF || id == caller.id {
             return Ok(caller.clone());
         }
         let target = self.find_domain(id).ok_or(Errno::ESRCH)?;

@@ -1,2 +1,507 @@
-//! Placeholder: see the brief.
-pub trait EntryFormat: Send + Sync + 'static {}
+//! A domain's physical-to-machine table: the nested page table itself, its only representation.
+//!
+//! One walker for all formats; [`EntryFormat`] encodes and decodes entries. Four levels, numbered from 0 (4 KiB
+//! leaves) to 3 (the root); leaves at levels 0, 1 (2 MiB) and 2 (1 GiB). The record of a table's frame counts its
+//! present entries, so an empty table is found and freed at once, and a full one whose leaves form a superpage becomes
+//! one again.
+//!
+//! Invariants: a leaf of kind [`FrameKind::Ram`] maps exactly one block of the domain's, of the leaf's order, and no
+//! other leaf maps it. Tables are zero when their count is.
+//!
+//! Locking: the owner keeps a `P2m` in a lock of rank P2M. What is removed goes to a [`Retired`], which must be flushed
+//! after the lock is released and before anything of it is used again.
+
+pub mod npt;
+mod retire;
+
+use core::marker::PhantomData;
+use core::sync::atomic::Ordering;
+
+use shared_abi::xen::{Errno, Gfn, Mfn};
+
+use crate::heap::{Extent, FrameHeap, PinnedFrame};
+use crate::machine::{Machine, MachineAddress};
+pub use retire::{Flushed, MAX_FOREIGN, Retired};
+
+/// One past the highest guest frame number: 40 bits of guest-physical address.
+pub const GFN_LIMIT: u64 = 1 << 28;
+const ROOT_LEVEL: u32 = 3;
+const ENTRIES: u32 = 512;
+
+/// Whose frame a leaf maps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FrameKind {
+    /// The domain's own memory, owned through this leaf.
+    Ram,
+    /// A frame of the hypervisor's (shared info, …), not charged to the domain.
+    Hypervisor,
+    /// Another domain's frame, pinned by this leaf.
+    Foreign,
+}
+
+/// What a leaf entry says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Leaf {
+    /// The first frame.
+    pub mfn: Mfn,
+    /// Whose it is.
+    pub kind: FrameKind,
+    /// Whether the guest may write to it.
+    pub writable: bool,
+}
+
+/// A decoded entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// Nothing.
+    Absent,
+    /// The table of the next level down.
+    Table(Mfn),
+    /// A translation.
+    Leaf(Leaf),
+}
+
+/// A vendor's encoding of entries. A value of 0 is [`Entry::Absent`] in every format.
+pub trait EntryFormat: Send + Sync + 'static {
+    /// An entry that points to a table.
+    fn table(table: Mfn) -> u64;
+    /// A leaf for a table of `level`.
+    fn leaf(leaf: Leaf, level: u32) -> u64;
+    /// What an entry in a table of `level` says. The processor may have set accessed and dirty bits.
+    fn decode(entry: u64, level: u32) -> Entry;
+    /// The highest level that may hold leaves: 2 with 1 GiB pages, 1 without.
+    fn largest_leaf_level() -> u32 {
+        2
+    }
+}
+
+/// Where a guest frame is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Translation {
+    /// The frame itself.
+    pub mfn: Mfn,
+    /// Whose it is.
+    pub kind: FrameKind,
+    /// Whether the guest may write to it.
+    pub writable: bool,
+    /// log2 of the number of frames of the leaf it is in.
+    pub order: u32,
+}
+
+/// What a p2m operation works on besides the table.
+pub struct Frames<'a, M: Machine> {
+    /// The machine, for its memory.
+    pub machine: &'a M,
+    /// The heap, for tables and records.
+    pub heap: &'a FrameHeap,
+}
+
+impl<M: Machine> Clone for Frames<'_, M> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<M: Machine> Copy for Frames<'_, M> {}
+
+/// A place for an entry.
+#[derive(Clone, Copy)]
+struct Slot {
+    table: Mfn,
+    level: u32,
+    index: u32,
+}
+
+impl Slot {
+    fn in_table(table: Mfn, level: u32, gfn: u64) -> Self {
+        Self { table, level, index: (gfn >> (9 * level)) as u32 % ENTRIES }
+    }
+
+    fn address(self) -> MachineAddress {
+        MachineAddress::in_frame(self.table, self.index as usize * 8)
+    }
+
+    fn load<M: Machine>(self, machine: &M) -> u64 {
+        machine.word64(self.address()).load(Ordering::Relaxed)
+    }
+
+    fn read<M: Machine>(self, machine: &M) -> Entry {
+        M::Format::decode(self.load(machine), self.level)
+    }
+
+    fn store<M: Machine>(self, machine: &M, value: u64) {
+        machine.word64(self.address()).store(value, Ordering::Release);
+    }
+}
+
+/// The path from the root to an entry: `slots[level]` for the levels from the entry's own to the root's.
+type Path = [Slot; ROOT_LEVEL as usize + 1];
+
+/// The table.
+pub struct P2m<M: Machine> {
+    root: Option<Mfn>,
+    /// Tables besides the root.
+    tables: u64,
+    table_limit: u64,
+    generation: u64,
+    machine: PhantomData<fn() -> M>,
+}
+
+impl<M: Machine> P2m<M> {
+    /// An empty table that may use `table_limit` frames besides its root, or `None` when memory is short.
+    pub fn new(frames: Frames<'_, M>, table_limit: u64) -> Option<Self> {
+        let root = frames.heap.allocate_page_table(frames.machine)?;
+        let (root, _) = root.into_record();
+        Some(Self { root: Some(root), tables: 0, table_limit, generation: 0, machine: PhantomData })
+    }
+
+    /// The root's frame.
+    ///
+    /// # Panics
+    /// After [`P2m::free_root`].
+    pub fn root(&self) -> Mfn {
+        self.root.expect("the p2m is gone")
+    }
+
+    /// Changes with each removal or replacement of a translation, never with an addition.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Tables in use besides the root.
+    pub fn tables(&self) -> u64 {
+        self.tables
+    }
+
+    /// Where `gfn` is.
+    pub fn lookup(&self, machine: &M, gfn: Gfn) -> Option<Translation> {
+        if gfn.0 >= GFN_LIMIT {
+            return None;
+        }
+        let mut table = self.root?;
+        let mut level = ROOT_LEVEL;
+        loop {
+            match Slot::in_table(table, level, gfn.0).read(machine) {
+                Entry::Absent => return None,
+                Entry::Table(next) => {
+                    table = next;
+                    level -= 1;
+                }
+                Entry::Leaf(leaf) => {
+                    let order = 9 * level;
+                    let mfn = Mfn(leaf.mfn.0 + (gfn.0 & ((1 << order) - 1)));
+                    return Some(Translation { mfn, kind: leaf.kind, writable: leaf.writable, order });
+                }
+            }
+        }
+    }
+
+    /// The first mapped gfn at or above `from`, with the order of its leaf.
+    pub fn next_mapped(&self, machine: &M, from: Gfn) -> Option<(Gfn, u32)> {
+        let mut gfn = from.0;
+        'restart: while gfn < GFN_LIMIT {
+            let mut table = self.root?;
+            for level in (0..=ROOT_LEVEL).rev() {
+                let mut slot = Slot::in_table(table, level, gfn);
+                let span = 1u64 << (9 * level);
+                loop {
+                    match slot.read(machine) {
+                        Entry::Leaf(_) => return Some((Gfn(gfn), 9 * level)),
+                        Entry::Table(next) => {
+                            table = next;
+                            break;
+                        }
+                        Entry::Absent => {
+                            gfn = (gfn & !(span - 1)) + span;
+                            slot.index += 1;
+                            if slot.index == ENTRIES || gfn >= GFN_LIMIT {
+                                continue 'restart;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+        None
+    }
+
+    /// The highest mapped gfn.
+    pub fn last_mapped(&self, machine: &M) -> Option<Gfn> {
+        let (mut table, mut level, mut base) = (self.root?, ROOT_LEVEL, 0);
+        loop {
+            // No table but the root is ever empty.
+            let (index, entry) = (0..ENTRIES).rev().find_map(|index| {
+                let entry = Slot { table, level, index }.read(machine);
+                (entry != Entry::Absent).then_some((index, entry))
+            })?;
+            base += u64::from(index) << (9 * level);
+            match entry {
+                Entry::Table(next) => {
+                    table = next;
+                    level -= 1;
+                }
+                _ => return Some(Gfn(base + (1 << (9 * level)) - 1)),
+            }
+        }
+    }
+
+    /// Maps `1 << order` frames at `gfn`, whose orders are multiples of 9 and both aligned. What was mapped there is
+    /// retired.
+    ///
+    /// # Errors
+    /// `EINVAL` for a range outside the table or misaligned, or over foreign mappings that do not fit the batch;
+    /// `ENOMEM` when a table is needed and there is none. Nothing has changed then, and `leaf` is still the caller's.
+    pub fn map(
+        &mut self,
+        frames: Frames<'_, M>,
+        gfn: Gfn,
+        order: u32,
+        leaf: Leaf,
+        retired: &mut Retired,
+    ) -> Result<(), Errno> {
+        let level = order / 9;
+        let aligned = (gfn.0 | leaf.mfn.0) & ((1 << order) - 1) == 0;
+        if order % 9 != 0 || level > M::Format::largest_leaf_level() || !aligned || gfn.0 >= GFN_LIMIT {
+            return Err(Errno::EINVAL);
+        }
+        let path = self.descend(frames, gfn, level, retired)?;
+        let slot = path[level as usize];
+        let old = slot.read(frames.machine);
+        if !self.may_replace(frames, old, level, retired) {
+            return Err(Errno::EINVAL);
+        }
+        slot.store(frames.machine, M::Format::leaf(leaf, level));
+        if old == Entry::Absent {
+            count(frames.heap, slot.table).fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.generation += 1;
+            self.retire(frames, old, level, retired);
+        }
+        self.merge_upwards(frames, &path, level, retired);
+        Ok(())
+    }
+
+    /// Takes the leaf at `gfn` out, or as much of it as `gfn`'s alignment and `most` (an order) allow, and says what
+    /// was there: its first frame's translation, with the order that was removed. The frames are retired.
+    ///
+    /// # Errors
+    /// `ENOENT` when nothing is mapped there; `ENOMEM` when a superpage must be split and there is no frame for the
+    /// table; `EAGAIN` when `retired` must be flushed and freed first.
+    pub fn unmap(
+        &mut self,
+        frames: Frames<'_, M>,
+        gfn: Gfn,
+        most: u32,
+        retired: &mut Retired,
+    ) -> Result<Translation, Errno> {
+        let (found, leaf) = self.detach_if(frames, gfn, most, retired, |_| true)?;
+        self.retire(frames, Entry::Leaf(leaf), found.order / 9, retired);
+        Ok(found)
+    }
+
+    /// As [`P2m::unmap`], but what the leaf owned is the caller's now: to map elsewhere, or to retire by
+    /// [`P2m::retire_leaf`]. Only if `accept` agrees with what is there.
+    ///
+    /// # Errors
+    /// As [`P2m::unmap`], and `EINVAL` when `accept` refuses.
+    pub(crate) fn detach_if(
+        &mut self,
+        frames: Frames<'_, M>,
+        gfn: Gfn,
+        most: u32,
+        retired: &mut Retired,
+        accept: impl FnOnce(&Translation) -> bool,
+    ) -> Result<(Translation, Leaf), Errno> {
+        let found = self.lookup(frames.machine, gfn).ok_or(Errno::ENOENT)?;
+        if !accept(&found) {
+            return Err(Errno::EINVAL);
+        }
+        if found.kind == FrameKind::Foreign && !retired.has_room() {
+            return Err(Errno::EAGAIN);
+        }
+        let aligned = if gfn.0 == 0 { found.order } else { gfn.0.trailing_zeros() };
+        let level = found.order.min(most).min(aligned) / 9;
+        let path = self.descend(frames, gfn, level, retired)?;
+        self.generation += 1;
+        self.clear(frames, &path, level, retired);
+        retired.note_change();
+        let leaf = Leaf { mfn: found.mfn, kind: found.kind, writable: found.writable };
+        Ok((Translation { order: 9 * level, ..found }, leaf))
+    }
+
+    /// Retires what [`P2m::detach_if`] took out.
+    pub(crate) fn retire_leaf(&mut self, frames: Frames<'_, M>, leaf: Leaf, order: u32, retired: &mut Retired) {
+        self.retire(frames, Entry::Leaf(leaf), order / 9, retired);
+    }
+
+    /// Gives the root back, once nothing is mapped.
+    ///
+    /// # Panics
+    /// When something is.
+    pub fn free_root(&mut self, heap: &FrameHeap) {
+        if let Some(root) = self.root.take() {
+            assert_eq!(count(heap, root).load(Ordering::Relaxed), 0, "p2m freed with mappings");
+            heap.free_page_table(Extent::from_record(root, 0));
+        }
+    }
+
+    /// Goes down to the table of `level` that covers `gfn`, makes tables that are missing and splits leaves in the way.
+    fn descend(&mut self, frames: Frames<'_, M>, gfn: Gfn, level: u32, retired: &mut Retired) -> Result<Path, Errno> {
+        let root = Slot::in_table(self.root.ok_or(Errno::EINVAL)?, ROOT_LEVEL, gfn.0);
+        let mut path = [root; ROOT_LEVEL as usize + 1];
+        for above in (level + 1..=ROOT_LEVEL).rev() {
+            let slot = path[above as usize];
+            let table = match slot.read(frames.machine) {
+                Entry::Table(table) => table,
+                Entry::Absent => match self.new_table(frames) {
+                    Ok(table) => {
+                        slot.store(frames.machine, M::Format::table(table));
+                        count(frames.heap, slot.table).fetch_add(1, Ordering::Relaxed);
+                        table
+                    }
+                    Err(errno) => {
+                        self.undo_descent(frames, &path, above, retired);
+                        return Err(errno);
+                    }
+                },
+                Entry::Leaf(leaf) => self.split(frames, slot, leaf)?,
+            };
+            path[above as usize - 1] = Slot::in_table(table, above - 1, gfn.0);
+        }
+        Ok(path)
+    }
+
+    /// Takes away the tables that a descent made before it failed at `failed`: the last ones of the path, and empty.
+    fn undo_descent(&mut self, frames: Frames<'_, M>, path: &Path, failed: u32, retired: &mut Retired) {
+        for level in failed..ROOT_LEVEL {
+            let table = path[level as usize].table;
+            if count(frames.heap, table).load(Ordering::Relaxed) != 0 {
+                return;
+            }
+            let above = path[level as usize + 1];
+            above.store(frames.machine, 0);
+            count(frames.heap, above.table).fetch_sub(1, Ordering::Relaxed);
+            self.retire_table(frames, table, retired);
+        }
+    }
+
+    fn new_table(&mut self, frames: Frames<'_, M>) -> Result<Mfn, Errno> {
+        if self.tables >= self.table_limit {
+            return Err(Errno::ENOMEM);
+        }
+        let table = frames.heap.allocate_page_table(frames.machine).ok_or(Errno::ENOMEM)?;
+        self.tables += 1;
+        Ok(table.into_record().0)
+    }
+
+    /// Replaces a superpage's leaf by a table of the next smaller leaves. Every translation stays what it was.
+    fn split(&mut self, frames: Frames<'_, M>, slot: Slot, leaf: Leaf) -> Result<Mfn, Errno> {
+        let table = self.new_table(frames)?;
+        let level = slot.level - 1;
+        let order = 9 * level;
+        for index in 0..ENTRIES {
+            let piece = Leaf { mfn: Mfn(leaf.mfn.0 + (u64::from(index) << order)), ..leaf };
+            Slot { table, level, index }.store(frames.machine, M::Format::leaf(piece, level));
+        }
+        count(frames.heap, table).store(ENTRIES, Ordering::Relaxed);
+        if leaf.kind == FrameKind::Ram {
+            frames.heap.split_record(leaf.mfn, order + 9, order);
+        }
+        slot.store(frames.machine, M::Format::table(table));
+        Ok(table)
+    }
+
+    /// Makes a superpage of each table on the path that has become one, from `level` up.
+    fn merge_upwards(&mut self, frames: Frames<'_, M>, path: &Path, level: u32, retired: &mut Retired) {
+        for level in level..M::Format::largest_leaf_level() {
+            let slot = path[level as usize];
+            let Some(leaf) = superpage_in(frames, slot) else { return };
+            let order = 9 * level;
+            frames.heap.merge_record(leaf.mfn, order + 9, order);
+            path[level as usize + 1].store(frames.machine, M::Format::leaf(leaf, level + 1));
+            self.retire_table(frames, slot.table, retired);
+        }
+    }
+
+    /// Whether `old` can be replaced in one step: single leaves always, tables when they hold only the domain's memory.
+    fn may_replace(&self, frames: Frames<'_, M>, old: Entry, level: u32, retired: &Retired) -> bool {
+        match old {
+            Entry::Absent => true,
+            Entry::Leaf(leaf) => leaf.kind != FrameKind::Foreign || retired.has_room(),
+            // A gibibyte of small pages would be too much for one step.
+            Entry::Table(_) if level != 1 => false,
+            Entry::Table(table) => (0..ENTRIES).all(|index| {
+                let entry = Slot { table, level: 0, index }.read(frames.machine);
+                !matches!(entry, Entry::Leaf(leaf) if leaf.kind != FrameKind::Ram)
+            }),
+        }
+    }
+
+    /// Clears an entry, and those above it whose tables become empty.
+    fn clear(&mut self, frames: Frames<'_, M>, path: &Path, level: u32, retired: &mut Retired) {
+        for level in level..=ROOT_LEVEL {
+            let slot = path[level as usize];
+            slot.store(frames.machine, 0);
+            let left = count(frames.heap, slot.table).fetch_sub(1, Ordering::Relaxed) - 1;
+            if left != 0 || level == ROOT_LEVEL {
+                return;
+            }
+            self.retire_table(frames, slot.table, retired);
+        }
+    }
+
+    /// Retires what an entry of `level` held, which is in no table any more.
+    fn retire(&mut self, frames: Frames<'_, M>, old: Entry, level: u32, retired: &mut Retired) {
+        match old {
+            Entry::Absent => {}
+            Entry::Leaf(Leaf { mfn, kind: FrameKind::Ram, .. }) => {
+                retired.push(frames.heap, Extent::from_record(mfn, 9 * level));
+            }
+            Entry::Leaf(Leaf { kind: FrameKind::Hypervisor, .. }) => retired.note_change(),
+            Entry::Leaf(Leaf { mfn, kind: FrameKind::Foreign, .. }) => {
+                retired.push_foreign(PinnedFrame::from_record(mfn));
+            }
+            Entry::Table(table) => {
+                for index in 0..ENTRIES {
+                    let slot = Slot { table, level: level - 1, index };
+                    self.retire(frames, slot.read(frames.machine), level - 1, retired);
+                }
+                self.retire_table(frames, table, retired);
+            }
+        }
+    }
+
+    /// Retires a table that no entry points to any more.
+    fn retire_table(&mut self, frames: Frames<'_, M>, table: Mfn, retired: &mut Retired) {
+        self.tables -= 1;
+        retired.push(frames.heap, Extent::from_record(table, 0));
+    }
+}
+
+fn count(heap: &FrameHeap, table: Mfn) -> &core::sync::atomic::AtomicU32 {
+    &heap.frame(table.0 as u32).count
+}
+
+/// The superpage that the table of `changed` forms, if it does. `changed` is its latest entry: looking there and at the
+/// first one before all others makes the common "no" cheap.
+fn superpage_in<M: Machine>(frames: Frames<'_, M>, changed: Slot) -> Option<Leaf> {
+    let Slot { table, level, index: last } = changed;
+    if count(frames.heap, table).load(Ordering::Relaxed) != ENTRIES {
+        return None;
+    }
+    let order = 9 * level;
+    let Entry::Leaf(first) = (Slot { index: 0, ..changed }).read(frames.machine) else { return None };
+    if first.kind != FrameKind::Ram || first.mfn.0 & ((1 << (order + 9)) - 1) != 0 {
+        return None;
+    }
+    let fits = |index: u32| {
+        let expected = Leaf { mfn: Mfn(first.mfn.0 + (u64::from(index) << order)), ..first };
+        (Slot { table, level, index }).read(frames.machine) == Entry::Leaf(expected)
+    };
+    (fits(last) && (1..ENTRIES).all(fits)).then_some(first)
+}
+
+/// Splits `1 << order` frames at `gfn` into the pieces a p2m maps: the largest order that is a multiple of 9.
+pub fn leaf_order<M: Machine>(order: u32) -> u32 {
+    (order / 9).min(M::Format::largest_leaf_level()) * 9
+}
