@@ -1,0 +1,138 @@
+//! Chooses what runs the machine: KVM where it can run a hypervisor inside a guest, else QEMU's
+//! own emulation.
+//!
+//! Nested SVM is believed only after a machine with it has been created.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::qemu::QEMU;
+
+/// What was asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum AccelChoice {
+    /// KVM if it can nest, else TCG.
+    #[default]
+    Auto,
+    /// The processor's own virtualisation, nested.
+    Kvm,
+    /// QEMU's emulation; works everywhere.
+    Tcg,
+}
+
+/// What runs the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accel {
+    /// Linux's KVM with nested SVM.
+    Kvm,
+    /// QEMU's emulation.
+    Tcg,
+}
+
+/// Decides, and says why in a sentence.
+///
+/// # Errors
+/// KVM was demanded and cannot run Ebb; the sentence says why.
+pub fn choose(choice: AccelChoice, deterministic: bool) -> Result<(Accel, String), String> {
+    if deterministic {
+        return match choice {
+            AccelChoice::Kvm => Err("instruction-counted time needs --accel tcg".into()),
+            _ => Ok((Accel::Tcg, "TCG, time counted in instructions".into())),
+        };
+    }
+    match choice {
+        AccelChoice::Tcg => Ok((Accel::Tcg, "TCG, as asked".into())),
+        AccelChoice::Kvm => nested_svm().map(|()| (Accel::Kvm, "KVM with nested SVM".into())),
+        AccelChoice::Auto => Ok(match nested_svm() {
+            Ok(()) => (Accel::Kvm, "KVM with nested SVM".into()),
+            Err(why) => (Accel::Tcg, format!("TCG, since {why}")),
+        }),
+    }
+}
+
+fn nested_svm() -> Result<(), String> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/kvm")
+        .map_err(|e| format!("/dev/kvm cannot be used ({e})"))?;
+    let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    if !has_flag(&cpuinfo, "svm") {
+        return Err("this processor offers no SVM".into());
+    }
+    let nested = fs::read_to_string("/sys/module/kvm_amd/parameters/nested").unwrap_or_default();
+    if !matches!(nested.trim(), "1" | "Y") {
+        return Err("kvm_amd does not nest (load it with nested=1)".into());
+    }
+    try_machine()
+}
+
+/// Whether the first processor in the text of `/proc/cpuinfo` has `flag`.
+fn has_flag(cpuinfo: &str, flag: &str) -> bool {
+    cpuinfo
+        .lines()
+        .find_map(|line| line.strip_prefix("flags")?.split_once(':'))
+        .is_some_and(|(_, flags)| flags.split_whitespace().any(|f| f == flag))
+}
+
+/// Creates a stopped machine with SVM enforced and asks it to quit.
+fn try_machine() -> Result<(), String> {
+    let failed = |what: String| format!("a trial machine with nested SVM failed ({what})");
+    let mut child = Command::new(QEMU)
+        .args([
+            "-accel",
+            "kvm",
+            "-cpu",
+            "host,+svm,+npt,enforce",
+            "-machine",
+            "q35",
+            "-m",
+            "64",
+        ])
+        .args(["-nodefaults", "-display", "none", "-S", "-qmp", "stdio"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(|e| failed(e.to_string()))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A machine that has already failed closes its input; its status below tells.
+        let _ = stdin.write_all(b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"quit\"}\n");
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) if status.success() => return Ok(()),
+            Ok(Some(status)) => return Err(failed(status.to_string())),
+            Ok(None) if Instant::now() < deadline => thread::sleep(Duration::from_millis(20)),
+            Ok(None) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(failed("no answer".into()));
+            }
+            Err(e) => return Err(failed(e.to_string())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_are_whole_words_of_the_flags_line() {
+        let text = "model name\t: svm\nflags\t\t: fpu svm_lock sse\nflags\t\t: svm\n";
+        assert!(!has_flag(text, "svm"));
+        assert!(has_flag(text, "sse"));
+        assert!(!has_flag("", "svm"));
+    }
+
+    #[test]
+    fn counted_time_is_never_kvm() {
+        assert_eq!(choose(AccelChoice::Auto, true).unwrap().0, Accel::Tcg);
+        assert!(choose(AccelChoice::Kvm, true).is_err());
+    }
+}

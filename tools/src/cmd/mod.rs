@@ -1,0 +1,155 @@
+//! The subcommands of `ebb`, a file each, and what they share.
+
+pub mod bench;
+pub mod iso;
+pub mod pack;
+pub mod run;
+pub mod trace;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::archive::{Archive, Check};
+use crate::config::{self, Domain};
+use crate::paths;
+use crate::qemu::{DEBUG_EXIT_PORT, MachineEnd, Status};
+use crate::scenario::{BUILT_IN_GUEST, Scenario};
+use crate::session::SessionEnd;
+
+/// Which builds of Ebb's programs to use.
+#[derive(Args, Clone, Debug, Default)]
+pub struct Programs {
+    /// The hypervisor's ELF file [default: the one built beside this tool, or $EBB_HYPERVISOR]
+    #[arg(long, value_name = "FILE")]
+    pub hypervisor: Option<PathBuf>,
+
+    /// The guest kernel for domains that name none [default: the one built beside this tool, or $EBB_GUEST]
+    #[arg(long, value_name = "FILE")]
+    pub guest: Option<PathBuf>,
+}
+
+impl Programs {
+    /// Packs `domains`, reading their images from this host.
+    ///
+    /// # Errors
+    /// The first domain and field that are wrong.
+    pub fn pack(&self, domains: &[Domain], check: Check) -> Result<Archive> {
+        let guest = if domains.iter().any(|d| d.kernel == BUILT_IN_GUEST) {
+            paths::guest(self.guest.as_deref())?
+        } else {
+            PathBuf::new()
+        };
+        let read = |path: &str| {
+            if path == BUILT_IN_GUEST {
+                fs::read(&guest)
+            } else {
+                fs::read(path)
+            }
+        };
+        Ok(Archive::build(domains, check, read)?)
+    }
+}
+
+/// Reads domains from a scenario (`.toml`) or a domain list (anything else, `ebb.cfg` by habit).
+///
+/// # Errors
+/// The first domain and field that are wrong.
+pub fn read_domains(path: &Path) -> Result<Vec<Domain>> {
+    if path.extension().is_some_and(|e| e == "toml") {
+        return Ok(Scenario::load(path)?.domains());
+    }
+    let text =
+        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut domains = config::parse(&text).with_context(|| format!("in {}", path.display()))?;
+    let base = path.parent().unwrap_or(Path::new(""));
+    let resolve = |image: &str| base.join(image).to_string_lossy().into_owned();
+    for domain in &mut domains {
+        if domain.kernel != BUILT_IN_GUEST {
+            domain.kernel = resolve(&domain.kernel);
+        }
+        domain.ramdisk = domain.ramdisk.as_deref().map(resolve);
+    }
+    Ok(domains)
+}
+
+/// The hypervisor's command line for a machine that this tool watches.
+#[must_use]
+pub fn watched_options(more: &[&str], deterministic: bool) -> String {
+    let mut options = format!("console=com1 trace=com2 debug-exit={DEBUG_EXIT_PORT:#x}");
+    if deterministic {
+        options += " deterministic";
+    }
+    for part in more
+        .iter()
+        .map(|part| part.trim())
+        .filter(|part| !part.is_empty())
+    {
+        options += " ";
+        options += part;
+    }
+    options
+}
+
+/// What `ebb` exits with; described in docs/tools.md.
+#[must_use]
+pub fn exit_code(end: SessionEnd) -> u8 {
+    match end {
+        SessionEnd::Machine(MachineEnd::Status(Status::OK)) => 0,
+        SessionEnd::Machine(MachineEnd::Status(Status::DOMAIN_CRASHED)) => 3,
+        SessionEnd::Machine(MachineEnd::Status(Status::PANIC)) => 4,
+        SessionEnd::Machine(MachineEnd::Status(Status::CANNOT_START)) => 5,
+        SessionEnd::TimedOut => 6,
+        SessionEnd::Machine(_) => 7,
+        // As a shell reports a program that SIGINT ended.
+        SessionEnd::Interrupted => 130,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_are_put_together() {
+        assert_eq!(
+            watched_options(&["", " loglevel=debug "], true),
+            "console=com1 trace=com2 debug-exit=0xf4 deterministic loglevel=debug"
+        );
+    }
+
+    #[test]
+    fn each_end_has_its_code() {
+        let status = |s| SessionEnd::Machine(MachineEnd::Status(s));
+        let ends = [
+            status(Status::OK),
+            status(Status::DOMAIN_CRASHED),
+            status(Status::PANIC),
+            status(Status::CANNOT_START),
+            SessionEnd::TimedOut,
+            SessionEnd::Machine(MachineEnd::Off),
+            SessionEnd::Interrupted,
+        ];
+        assert_eq!(ends.map(exit_code), [0, 3, 4, 5, 6, 7, 130]);
+        assert_eq!(exit_code(SessionEnd::Machine(MachineEnd::Failed(None))), 7);
+    }
+
+    #[test]
+    fn a_domain_list_is_read_beside_its_images() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ebb.cfg");
+        fs::write(
+            &path,
+            "name=a memory=8M kernel=k\nname=b memory=8M kernel=ebb-guest\n",
+        )
+        .unwrap();
+        let domains = read_domains(&path).unwrap();
+        assert_eq!(Path::new(&domains[0].kernel), dir.path().join("k"));
+        assert_eq!(domains[1].kernel, BUILT_IN_GUEST);
+        fs::write(&path, "name=a memory=8M\n").unwrap();
+        let error = format!("{:#}", read_domains(&path).unwrap_err());
+        assert!(error.ends_with("domain `a`: kernel: is missing"), "{error}");
+    }
+}

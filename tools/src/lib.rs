@@ -1,0 +1,22 @@
+//! The host side of Ebb: packs domains into boot archives and images, starts machines in QEMU,
+//! follows their trace streams, and draws what happened.
+//!
+//! The `ebb` command is a thin layer over this library; the whole-machine tests use it as well, so
+//! that both start machines in exactly the same way.
+
+pub mod accel;
+pub mod archive;
+pub mod bench;
+pub mod cmd;
+pub mod config;
+pub mod image;
+pub mod iso;
+pub mod paths;
+pub mod qemu;
+pub mod report;
+pub mod scenario;
+pub mod session;
+pub mod size;
+pub mod tail;
+pub mod trace;
+pub mod view;

@@ -1,0 +1,339 @@
+//! Starts QEMU as Ebb's machine and tells what its end means.
+//!
+//! COM1 (console) and COM2 (trace) are written to files: a file always takes what it is given, so
+//! the machine never waits for its observer and a counted run repeats.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::accel::Accel;
+use crate::size::Size;
+
+/// The emulator's program.
+pub const QEMU: &str = "qemu-system-x86_64";
+/// UEFI firmware as Debian and Ubuntu install it.
+pub const OVMF: &str = "/usr/share/ovmf/OVMF.fd";
+/// The I/O port of `isa-debug-exit`.
+pub const DEBUG_EXIT_PORT: u16 = 0xf4;
+
+/// How the machine gets its software.
+#[derive(Clone, Debug)]
+pub enum Boot {
+    /// QEMU loads the hypervisor by its PVH entry.
+    Pvh {
+        /// The hypervisor.
+        hypervisor: PathBuf,
+        /// The boot archive, if any.
+        archive: Option<PathBuf>,
+        /// The hypervisor's command line.
+        options: String,
+    },
+    /// A disc with GRUB, under the firmware named.
+    Iso {
+        /// The image.
+        path: PathBuf,
+        /// Who starts it.
+        firmware: Firmware,
+    },
+}
+
+/// The machine's firmware.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Firmware {
+    /// SeaBIOS, QEMU's own.
+    Bios,
+    /// OVMF.
+    Uefi,
+}
+
+/// A machine to start.
+#[derive(Clone, Debug)]
+pub struct Machine {
+    /// Physical processors.
+    pub cpus: u32,
+    /// Physical memory.
+    pub memory: Size,
+    /// What runs it.
+    pub accel: Accel,
+    /// Processor model; the default has SVM.
+    pub cpu_model: Option<String>,
+    /// Whether time counts instructions.
+    pub deterministic: bool,
+    /// Its software.
+    pub boot: Boot,
+    /// File for COM1.
+    pub console: PathBuf,
+    /// File for COM2.
+    pub trace: PathBuf,
+    /// File for QEMU's own messages and its machine protocol's answers.
+    pub messages: PathBuf,
+    /// Further arguments for QEMU.
+    pub extra: Vec<String>,
+}
+
+impl Machine {
+    /// QEMU's arguments.
+    #[must_use]
+    pub fn arguments(&self) -> Vec<String> {
+        let mut args: Vec<String> = Vec::new();
+        let mut push = |list: &[&str]| args.extend(list.iter().map(|s| (*s).to_owned()));
+        push(&[
+            "-machine",
+            "q35",
+            "-nodefaults",
+            "-no-user-config",
+            "-display",
+            "none",
+            "-no-reboot",
+            "-qmp",
+            "stdio",
+        ]);
+        push(&[
+            "-smp",
+            &self.cpus.to_string(),
+            "-m",
+            &self.memory.to_mib().to_string(),
+        ]);
+        let model = self.cpu_model.as_deref();
+        match self.accel {
+            Accel::Kvm => push(&["-accel", "kvm", "-cpu", model.unwrap_or("host")]),
+            Accel::Tcg => push(&["-accel", "tcg", "-cpu", model.unwrap_or("EPYC")]),
+        }
+        if self.deterministic {
+            push(&[
+                "-icount",
+                "shift=0,sleep=off",
+                "-rtc",
+                "base=2026-01-01,clock=vm",
+            ]);
+        }
+        push(&[
+            "-device",
+            &format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT:#x},iosize=0x4"),
+        ]);
+        for (id, path) in [("console", &self.console), ("trace", &self.trace)] {
+            // A comma in a path is written twice in QEMU's option syntax.
+            let path = path.to_string_lossy().replace(',', ",,");
+            push(&[
+                "-chardev",
+                &format!("file,id={id},path={path}"),
+                "-serial",
+                &format!("chardev:{id}"),
+            ]);
+        }
+        match &self.boot {
+            Boot::Pvh {
+                hypervisor,
+                archive,
+                options,
+            } => {
+                push(&[
+                    "-vga",
+                    "none",
+                    "-kernel",
+                    &hypervisor.to_string_lossy(),
+                    "-append",
+                    options,
+                ]);
+                if let Some(archive) = archive {
+                    push(&["-initrd", &archive.to_string_lossy()]);
+                }
+            }
+            Boot::Iso { path, firmware } => {
+                push(&["-vga", "std", "-boot", "d"]);
+                push(&[
+                    "-drive",
+                    &format!(
+                        "file={},media=cdrom,readonly=on",
+                        path.to_string_lossy().replace(',', ",,")
+                    ),
+                ]);
+                if *firmware == Firmware::Uefi {
+                    push(&["-bios", OVMF]);
+                }
+            }
+        }
+        args.extend(self.extra.iter().cloned());
+        args
+    }
+
+    /// Starts the machine.
+    ///
+    /// # Errors
+    /// A file cannot be created or QEMU cannot be started.
+    pub fn start(&self) -> io::Result<Running> {
+        for path in [&self.console, &self.trace] {
+            File::create(path)?;
+        }
+        let messages = File::create(&self.messages)?;
+        let mut child = Command::new(QEMU)
+            .args(self.arguments())
+            .stdin(Stdio::piped())
+            .stdout(messages.try_clone()?)
+            .stderr(messages)
+            .spawn()?;
+        let control = child.stdin.take();
+        Ok(Running { child, control })
+    }
+}
+
+/// How long QEMU may take to quit when asked.
+const QUIT_TIME: Duration = Duration::from_secs(3);
+
+/// A machine that runs; dropping it ends it.
+#[derive(Debug)]
+pub struct Running {
+    child: Child,
+    /// QEMU's machine protocol, to ask it to quit.
+    control: Option<ChildStdin>,
+}
+
+impl Running {
+    /// The machine's end, if it has come.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn poll(&mut self) -> io::Result<Option<MachineEnd>> {
+        Ok(self.child.try_wait()?.map(MachineEnd::of))
+    }
+
+    /// Ends the machine now and waits for it: asks QEMU to quit, and kills it if it does not.
+    pub fn stop(&mut self) {
+        if let Some(mut control) = self.control.take()
+            && control
+                .write_all(b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"quit\"}\n")
+                .is_ok()
+        {
+            let deadline = Instant::now() + QUIT_TIME;
+            while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {
+                thread::sleep(Duration::from_millis(10));
+            }
+        }
+        // Both fail only when it has already ended, which is what is wanted.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// What the end of a machine's emulator says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MachineEnd {
+    /// The hypervisor wrote a status to the debug port.
+    Status(Status),
+    /// The machine powered itself off or was reset; without a debug port also the good end.
+    Off,
+    /// QEMU itself failed, with this exit code if it had one.
+    Failed(Option<i32>),
+}
+
+impl MachineEnd {
+    fn of(status: ExitStatus) -> Self {
+        match status.code() {
+            Some(0) => Self::Off,
+            // isa-debug-exit ends QEMU with (value << 1) | 1; QEMU's own failures are 1.
+            Some(code) if code & 1 == 1 && code > 1 => Self::Status(Status((code >> 1) as u8)),
+            code => Self::Failed(code),
+        }
+    }
+}
+
+impl std::fmt::Display for MachineEnd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Status(status) => write!(f, "{status}"),
+            Self::Off => f.write_str("the machine powered off or was reset"),
+            Self::Failed(Some(code)) => write!(f, "QEMU failed with exit code {code}"),
+            Self::Failed(None) => f.write_str("QEMU was ended by a signal"),
+        }
+    }
+}
+
+/// A status that the hypervisor ends with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status(pub u8);
+
+impl Status {
+    /// Every domain ended well.
+    pub const OK: Self = Self(0x10);
+    /// A domain crashed; the hypervisor is fine.
+    pub const DOMAIN_CRASHED: Self = Self(0x11);
+    /// The hypervisor stopped on a bug of its own.
+    pub const PANIC: Self = Self(0x12);
+    /// This machine or its modules cannot start Ebb.
+    pub const CANNOT_START: Self = Self(0x13);
+}
+
+impl std::fmt::Display for Status {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match *self {
+            Self::OK => f.write_str("all domains ended well"),
+            Self::DOMAIN_CRASHED => f.write_str("a domain crashed"),
+            Self::PANIC => f.write_str("the hypervisor panicked"),
+            Self::CANNOT_START => f.write_str("Ebb could not start"),
+            Self(other) => write!(f, "unknown status {other:#x}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn the_end_is_understood() {
+        let of = |code: i32| MachineEnd::of(ExitStatus::from_raw(code << 8));
+        assert_eq!(of(0), MachineEnd::Off);
+        assert_eq!(of(1), MachineEnd::Failed(Some(1)));
+        assert_eq!(of(33), MachineEnd::Status(Status::OK));
+        assert_eq!(of(35), MachineEnd::Status(Status::DOMAIN_CRASHED));
+        assert_eq!(of(37), MachineEnd::Status(Status::PANIC));
+        assert_eq!(of(39), MachineEnd::Status(Status::CANNOT_START));
+        assert_eq!(
+            MachineEnd::of(ExitStatus::from_raw(9)),
+            MachineEnd::Failed(None)
+        );
+    }
+
+    #[test]
+    fn a_counted_machine_never_follows_the_wall_clock() {
+        let machine = Machine {
+            cpus: 2,
+            memory: Size::mib(256),
+            accel: Accel::Tcg,
+            cpu_model: None,
+            deterministic: true,
+            boot: Boot::Pvh {
+                hypervisor: "h".into(),
+                archive: Some("a,b".into()),
+                options: "console=com1".into(),
+            },
+            console: "c,d".into(),
+            trace: "t".into(),
+            messages: "m".into(),
+            extra: vec!["-S".into()],
+        };
+        let args = machine.arguments();
+        let after = |flag: &str| {
+            args.iter()
+                .position(|a| a == flag)
+                .map(|i| args[i + 1].as_str())
+        };
+        assert_eq!(after("-icount"), Some("shift=0,sleep=off"));
+        assert_eq!(after("-rtc"), Some("base=2026-01-01,clock=vm"));
+        assert_eq!(after("-initrd"), Some("a,b"));
+        assert_eq!(after("-chardev"), Some("file,id=console,path=c,,d"));
+        assert_eq!(args.last().map(String::as_str), Some("-S"));
+    }
+}

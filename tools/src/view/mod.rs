@@ -1,0 +1,30 @@
+//! What a person sees while a machine runs: a live table, or plain lines.
+
+pub mod plain;
+pub mod table;
+pub mod terminal;
+
+use std::io;
+
+use crate::trace::model::Model;
+
+/// A way to show a run.
+pub trait View {
+    /// A line of the machine's console.
+    ///
+    /// # Errors
+    /// The output's.
+    fn console(&mut self, line: &str) -> io::Result<()>;
+
+    /// Called a few times a second, and once more at the end. Gives true when the person asked to stop.
+    ///
+    /// # Errors
+    /// The output's.
+    fn tick(&mut self, model: &Model) -> io::Result<bool>;
+
+    /// The run is over; the terminal must be as it was.
+    ///
+    /// # Errors
+    /// The output's.
+    fn finish(&mut self) -> io::Result<()>;
+}
