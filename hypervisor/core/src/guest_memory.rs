@@ -1,2 +1,289 @@
-//! Placeholder: see the brief.
+//! Copies between the hypervisor and a guest's memory, by the guest's virtual addresses or by guest-physical ones.
+//!
+//! A virtual address is translated as the guest's processor would: through its page tables in force at the exit, with
+//! every table found through the domain's p2m. Supervisor rights are needed, no more. A guest's memory may change at
+//! any moment, so bytes are copied once and never borrowed; a copy holds the p2m lock for reading, so no frame changes
+//! hands under it.
+//!
+//! Walks are remembered per vCPU ([`WalkCache`]) with what each entry on the way contained. Before one is used again
+//! the entries are loaded and compared, so a guest that changes its tables never gets a stale answer, whether or not
+//! it flushed; and it is dropped when the domain's p2m has lost a translation since.
+//!
+//! Errors: `EFAULT` for an address that does not translate, is read-only where it is written, or wraps. A copy that
+//! fails half-way has done the pages before.
 
+mod cache;
+mod walk;
+
+use shared_abi::xen::{Errno, Gfn, GuestHandle, Mfn};
+use zerocopy::{FromBytes, Immutable, IntoBytes};
+
+use crate::domain::Domain;
+use crate::hypercall::{Call, GuestPaging};
+use crate::hypervisor::Hypervisor;
+use crate::machine::{Machine, MachineAddress, PAGE_SHIFT, PAGE_SIZE};
+use crate::p2m::P2m;
+pub use cache::WalkCache;
+use core::sync::atomic::Ordering;
+
+/// What a copy does with the frame it finds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write,
+}
+
+impl<M: Machine> Call<'_, M> {
+    /// Copies in from `address` of the caller's.
+    ///
+    /// # Errors
+    /// `EFAULT`: see the module.
+    pub fn read_guest_bytes(&self, address: u64, bytes: &mut [u8]) -> Result<(), Errno> {
+        let machine = &self.hv.machine;
+        self.each_page(address, bytes.len(), Access::Read, |at, range| copy_in(machine, at, &mut bytes[range]))
+    }
+
+    /// Copies out to `address` of the caller's.
+    ///
+    /// # Errors
+    /// `EFAULT`: see the module.
+    pub fn write_guest_bytes(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+        let machine = &self.hv.machine;
+        self.each_page(address, bytes.len(), Access::Write, |at, range| copy_out(machine, at, &bytes[range]))
+    }
+
+    /// Reads a structure.
+    ///
+    /// # Errors
+    /// `EFAULT`: see the module.
+    pub fn read_guest<T: FromBytes + IntoBytes>(&self, address: u64) -> Result<T, Errno> {
+        let mut value = T::new_zeroed();
+        self.read_guest_bytes(address, value.as_mut_bytes())?;
+        Ok(value)
+    }
+
+    /// Writes a structure.
+    ///
+    /// # Errors
+    /// `EFAULT`: see the module.
+    pub fn write_guest<T: IntoBytes + Immutable>(&self, address: u64, value: &T) -> Result<(), Errno> {
+        self.write_guest_bytes(address, value.as_bytes())
+    }
+
+    /// Reads consecutive structures.
+    ///
+    /// # Errors
+    /// `EFAULT`: see the module.
+    pub fn read_guest_slice<T: FromBytes + IntoBytes>(&self, address: u64, values: &mut [T]) -> Result<(), Errno> {
+        self.read_guest_bytes(address, values.as_mut_bytes())
+    }
+
+    /// Writes consecutive structures.
+    ///
+    /// # Errors
+    /// `EFAULT`: see the module.
+    pub fn write_guest_slice<T: IntoBytes + Immutable>(&self, address: u64, values: &[T]) -> Result<(), Errno> {
+        self.write_guest_bytes(address, values.as_bytes())
+    }
+
+    /// Reads element `index` of the array at `handle`.
+    ///
+    /// # Errors
+    /// `EFAULT`: see the module, and when the element's address wraps.
+    pub fn read_element<T: FromBytes + IntoBytes>(&self, handle: GuestHandle<T>, index: u64) -> Result<T, Errno> {
+        self.read_guest(handle.element(index).ok_or(Errno::EFAULT)?.address())
+    }
+
+    /// Writes element `index` of the array at `handle`.
+    ///
+    /// # Errors
+    /// As [`Call::read_element`].
+    pub fn write_element<T: IntoBytes + Immutable>(
+        &self,
+        handle: GuestHandle<T>,
+        index: u64,
+        value: &T,
+    ) -> Result<(), Errno> {
+        self.write_guest(handle.element(index).ok_or(Errno::EFAULT)?.address(), value)
+    }
+
+    /// Reads elements of the array at `handle`, from `index` on.
+    ///
+    /// # Errors
+    /// As [`Call::read_element`].
+    pub fn read_elements<T: FromBytes + IntoBytes>(
+        &self,
+        handle: GuestHandle<T>,
+        index: u64,
+        values: &mut [T],
+    ) -> Result<(), Errno> {
+        self.read_guest_slice(handle.element(index).ok_or(Errno::EFAULT)?.address(), values)
+    }
+
+    /// Writes elements of the array at `handle`, from `index` on.
+    ///
+    /// # Errors
+    /// As [`Call::read_element`].
+    pub fn write_elements<T: IntoBytes + Immutable>(
+        &self,
+        handle: GuestHandle<T>,
+        index: u64,
+        values: &[T],
+    ) -> Result<(), Errno> {
+        self.write_guest_slice(handle.element(index).ok_or(Errno::EFAULT)?.address(), values)
+    }
+
+    /// The guest-physical frame behind a virtual address of the caller's, and the offset in it.
+    ///
+    /// # Errors
+    /// `EFAULT` when the address does not translate to memory.
+    pub fn guest_frame_of(&self, address: u64) -> Result<(Gfn, usize), Errno> {
+        let p2m = self.current.domain().memory.p2m.read();
+        let found = walk::walk(&self.hv.machine, &p2m, &self.paging, address, Access::Read).ok_or(Errno::EFAULT)?;
+        Ok((found.gfn, page_offset(address)))
+    }
+
+    /// Calls `copy` with the machine address of each part of `length` bytes at `address` that lies in one page, and the
+    /// range of bytes it is.
+    fn each_page(
+        &self,
+        address: u64,
+        length: usize,
+        access: Access,
+        mut copy: impl FnMut(MachineAddress, core::ops::Range<usize>),
+    ) -> Result<(), Errno> {
+        if length == 0 {
+            return Ok(());
+        }
+        address.checked_add(length as u64 - 1).ok_or(Errno::EFAULT)?;
+        let p2m = self.current.domain().memory.p2m.read();
+        let mut done = 0;
+        while done < length {
+            let at = address + done as u64;
+            let part = (PAGE_SIZE - page_offset(at)).min(length - done);
+            let mfn = self.locate(&p2m, at, access).ok_or(Errno::EFAULT)?;
+            copy(MachineAddress::in_frame(mfn, page_offset(at)), done..done + part);
+            done += part;
+        }
+        Ok(())
+    }
+
+    /// The frame behind a virtual address, from the cache if what it remembers still holds.
+    fn locate(&self, p2m: &P2m<M>, address: u64, access: Access) -> Option<Mfn> {
+        let machine = &self.hv.machine;
+        let key = cache::Key::new(&self.paging, address, p2m.generation());
+        if let Some(mfn) = self.current.walks.find(machine, &key, access) {
+            return Some(mfn);
+        }
+        let found = walk::walk(machine, p2m, &self.paging, address, access)?;
+        self.current.walks.remember(&key, &found);
+        Some(found.mfn)
+    }
+}
+
+impl<M: Machine> Hypervisor<M> {
+    /// Copies in from a domain's guest-physical memory.
+    ///
+    /// # Errors
+    /// `EFAULT` for an address without memory, or that wraps.
+    pub fn read_physical(&self, domain: &Domain<M>, address: u64, bytes: &mut [u8]) -> Result<(), Errno> {
+        self.each_physical_page(domain, address, bytes.len(), Access::Read, |at, range| {
+            copy_in(&self.machine, at, &mut bytes[range]);
+        })
+    }
+
+    /// Copies out to a domain's guest-physical memory.
+    ///
+    /// # Errors
+    /// `EFAULT` for an address without writable memory, or that wraps.
+    pub fn write_physical(&self, domain: &Domain<M>, address: u64, bytes: &[u8]) -> Result<(), Errno> {
+        self.each_physical_page(domain, address, bytes.len(), Access::Write, |at, range| {
+            copy_out(&self.machine, at, &bytes[range]);
+        })
+    }
+
+    /// Reads the bytes at a virtual address of a vCPU that is not in a hypercall (an instruction to decode), as far as
+    /// they are there: says how many.
+    pub fn read_virtual(&self, domain: &Domain<M>, paging: &GuestPaging, address: u64, bytes: &mut [u8]) -> usize {
+        let p2m = domain.memory.p2m.read();
+        let mut done = 0;
+        while done < bytes.len() {
+            let at = address.wrapping_add(done as u64);
+            let part = (PAGE_SIZE - page_offset(at)).min(bytes.len() - done);
+            let Some(found) = walk::walk(&self.machine, &p2m, paging, at, Access::Read) else { break };
+            copy_in(&self.machine, MachineAddress::in_frame(found.mfn, page_offset(at)), &mut bytes[done..done + part]);
+            done += part;
+        }
+        done
+    }
+
+    fn each_physical_page(
+        &self,
+        domain: &Domain<M>,
+        address: u64,
+        length: usize,
+        access: Access,
+        mut copy: impl FnMut(MachineAddress, core::ops::Range<usize>),
+    ) -> Result<(), Errno> {
+        if length == 0 {
+            return Ok(());
+        }
+        address.checked_add(length as u64 - 1).ok_or(Errno::EFAULT)?;
+        let p2m = domain.memory.p2m.read();
+        let mut done = 0;
+        while done < length {
+            let at = address + done as u64;
+            let part = (PAGE_SIZE - page_offset(at)).min(length - done);
+            let found = p2m.lookup(&self.machine, Gfn(at >> PAGE_SHIFT)).ok_or(Errno::EFAULT)?;
+            if access == Access::Write && !found.writable {
+                return Err(Errno::EFAULT);
+            }
+            copy(MachineAddress::in_frame(found.mfn, page_offset(at)), done..done + part);
+            done += part;
+        }
+        Ok(())
+    }
+}
+
+fn page_offset(address: u64) -> usize {
+    address as usize % PAGE_SIZE
+}
+
+/// Most bytes copied as words; a longer copy is better done by the machine.
+const WORDS: usize = 64;
+
+/// Copies out of RAM, word by word where size and alignment allow: whole words are then read at once.
+fn copy_in<M: Machine>(machine: &M, at: MachineAddress, bytes: &mut [u8]) {
+    let shape = at.0 as usize | bytes.len();
+    if shape % 8 == 0 && bytes.len() <= WORDS {
+        for (index, chunk) in bytes.chunks_exact_mut(8).enumerate() {
+            let word = machine.word64(MachineAddress(at.0 + 8 * index as u64)).load(Ordering::Relaxed);
+            chunk.copy_from_slice(&word.to_le_bytes());
+        }
+    } else if shape % 4 == 0 && bytes.len() <= WORDS / 2 {
+        for (index, chunk) in bytes.chunks_exact_mut(4).enumerate() {
+            let word = machine.word32(MachineAddress(at.0 + 4 * index as u64)).load(Ordering::Relaxed);
+            chunk.copy_from_slice(&word.to_le_bytes());
+        }
+    } else {
+        machine.read(at, bytes);
+    }
+}
+
+/// The reverse of [`copy_in`].
+fn copy_out<M: Machine>(machine: &M, at: MachineAddress, bytes: &[u8]) {
+    let shape = at.0 as usize | bytes.len();
+    if shape % 8 == 0 && bytes.len() <= WORDS {
+        for (index, chunk) in bytes.as_chunks::<8>().0.iter().enumerate() {
+            let word = machine.word64(MachineAddress(at.0 + 8 * index as u64));
+            word.store(u64::from_le_bytes(*chunk), Ordering::Relaxed);
+        }
+    } else if shape % 4 == 0 && bytes.len() <= WORDS / 2 {
+        for (index, chunk) in bytes.as_chunks::<4>().0.iter().enumerate() {
+            let word = machine.word32(MachineAddress(at.0 + 4 * index as u64));
+            word.store(u32::from_le_bytes(*chunk), Ordering::Relaxed);
+        }
+    } else {
+        machine.write(at, bytes);
+    }
+}

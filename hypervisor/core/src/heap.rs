@@ -201,7 +201,6 @@ impl HeapState {
 /// A block on its way out of the heap.
 struct Taken {
     first: u32,
-    order: u32,
     clean: bool,
 }
 
@@ -350,7 +349,7 @@ impl FrameHeap {
         if state.claimed != 0 {
             self.shrink_claims(state);
         }
-        Some(Taken { first, order, clean })
+        Some(Taken { first, clean })
     }
 
     /// Page tables may eat into what is claimed; a promise cannot be larger than what there is.

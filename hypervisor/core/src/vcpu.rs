@@ -13,6 +13,7 @@ use shared_abi::xen::VcpuId;
 use crate::clock::VcpuClock;
 use crate::domain::Domain;
 use crate::evtchn::VcpuEvents;
+use crate::guest_memory::WalkCache;
 use crate::lapic::Lapic;
 use crate::locks::{Mutex, rank};
 use crate::machine::Machine;
@@ -54,6 +55,8 @@ pub struct Vcpu<M: Machine> {
     pub lapic: Mutex<Lapic, { rank::LAPIC }>,
     /// The state to begin from at its next entry, with [`Attention::START`].
     pub start: Mutex<Option<StartState>, { rank::VCPU }>,
+    /// Its latest walks through its page tables, for arguments of hypercalls.
+    pub walks: WalkCache,
     /// The machine's part. Only the CPU that runs the vCPU may change it.
     pub arch: M::VcpuState,
 }
@@ -71,6 +74,7 @@ impl<M: Machine> Vcpu<M> {
             clock: VcpuClock::new(),
             lapic: Mutex::new(Lapic::new(apic_id)),
             start: Mutex::new(None),
+            walks: WalkCache::new(),
             arch,
         }
     }
