@@ -1,2 +1,93 @@
-//! Placeholder: see the brief.
-pub fn console_io<M: crate::Machine>(_: &mut crate::hypercall::Call<'_, M>) -> crate::hypercall::CallResult { Err(shared_abi::xen::Errno::ENOSYS) }
+//! `console_io`: the emergency console.
+//!
+//! A guest writes any number of bytes; they are taken in bounded pieces, and between two of them the call gives way to
+//! whatever waits (a continuation with what is left). Control characters other than newline and tab are dropped, as are
+//! bytes beyond ASCII: what a guest prints cannot drive the reader's terminal. The machine puts pieces together to lines
+//! and marks whose they are.
+//!
+//! Specification: Xen 4.17's `console_io`. Unlike a Xen built for production, any domain may write.
+
+use core::fmt::Write;
+
+use arrayvec::{ArrayString, ArrayVec};
+use shared_abi::xen::{Errno, console_io as abi};
+
+use crate::domain::Domain;
+use crate::hypercall::{Call, CallResult, Next};
+use crate::hypervisor::Hypervisor;
+use crate::machine::Machine;
+
+/// Bytes taken between two looks at whether to give way.
+const PIECE: usize = 128;
+
+/// The hypercall: arg 0 is the operation, arg 1 the number of bytes, arg 2 the buffer's address.
+///
+/// # Errors
+/// `EFAULT` when the buffer cannot be read (written), `EPERM` when one without privilege wants to read, `E2BIG` for a
+/// read whose result could not be told from an error, `ENOSYS` for an operation that is not offered.
+pub fn console_io<M: Machine>(call: &mut Call<'_, M>) -> CallResult {
+    match call.args[0] as u32 {
+        abi::WRITE => write(call),
+        abi::READ => read(call),
+        _ => Err(Errno::ENOSYS),
+    }
+}
+
+fn write<M: Machine>(call: &mut Call<'_, M>) -> CallResult {
+    let mut left = call.args[1] as u32;
+    let mut address = call.args[2];
+    let mut first = true;
+    while left > 0 {
+        if !first && call.should_preempt() {
+            let mut args = call.args;
+            (args[1], args[2]) = (u64::from(left), address);
+            return Ok(Next::Again(args));
+        }
+        first = false;
+        let count = (left as usize).min(PIECE);
+        let mut bytes = [0; PIECE];
+        call.read_guest_bytes(address, &mut bytes[..count])?;
+        print(call.hv, call.current.domain(), &bytes[..count]);
+        left -= count as u32;
+        address = address.wrapping_add(count as u64);
+    }
+    Ok(Next::Return(0))
+}
+
+/// Prints what a domain wrote, by this call or to its debug port: at most [`PIECE`] bytes.
+pub fn print<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, bytes: &[u8]) {
+    let printable = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n' | b'\t');
+    let text: ArrayVec<u8, PIECE> = bytes
+        .iter()
+        .copied()
+        .filter(printable)
+        .take(PIECE)
+        .collect();
+    if text.is_empty() {
+        return;
+    }
+    let mut name = ArrayString::<8>::new();
+    // "d" and at most five digits always fit.
+    let _ = write!(name, "{}", domain.id);
+    hv.machine.console_write(Some(&name), &text);
+}
+
+/// What has been typed, to a privileged domain: as much as there is, at once.
+fn read<M: Machine>(call: &mut Call<'_, M>) -> CallResult {
+    if !call.current.domain().is_privileged() {
+        return Err(Errno::EPERM);
+    }
+    let wanted = i32::try_from(call.args[1] as u32).map_err(|_| Errno::E2BIG)? as usize;
+    let mut done = 0;
+    while done < wanted {
+        let mut bytes = [0; PIECE];
+        let room = (wanted - done).min(PIECE);
+        let count = call.hv.machine.console_read(&mut bytes[..room]).min(room);
+        if count == 0 {
+            break;
+        }
+        call.write_guest_bytes(call.args[2].wrapping_add(done as u64), &bytes[..count])?;
+        done += count;
+    }
+    Ok(Next::Return(done as i64))
+}

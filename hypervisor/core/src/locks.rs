@@ -27,6 +27,8 @@ pub mod rank {
     pub const EVENT_SECOND: u8 = 29;
     /// One FIFO event queue.
     pub const EVENT_QUEUE: u8 = 32;
+    /// A second FIFO event queue, when an event moves from one to another; both in order of vCPU and priority.
+    pub const EVENT_QUEUE_SECOND: u8 = 33;
     /// One vCPU's local APIC.
     pub const LAPIC: u8 = 36;
     /// One vCPU's scheduling state.
@@ -35,6 +37,8 @@ pub mod rank {
     pub const RUN_QUEUE: u8 = 44;
     /// A second CPU's run queue (load balancing), by try_lock only.
     pub const RUN_QUEUE_SECOND: u8 = 45;
+    /// One vCPU's runstate times.
+    pub const RUNSTATE: u8 = 46;
     /// One CPU's timer queue.
     pub const TIMER: u8 = 48;
     /// The frame heap.
@@ -103,6 +107,13 @@ impl<T, const RANK: u8> Mutex<T, RANK> {
     /// Spins until the lock is free.
     pub fn lock(&self) -> MutexGuard<'_, T, RANK> {
         acquire(RANK);
+        MutexGuard { inner: self.inner.lock() }
+    }
+
+    /// Spins until the lock is free, taking it with rank `AS` instead of its own: for the second of two locks of one
+    /// kind. The caller must always take the two in the same order, which ranks cannot check.
+    pub fn lock_as<const AS: u8>(&self) -> MutexGuard<'_, T, AS> {
+        acquire(AS);
         MutexGuard { inner: self.inner.lock() }
     }
 

@@ -128,6 +128,12 @@ pub trait Machine: Sized + Send + Sync + 'static {
 
     /// Console output of a domain (`None`: of the hypervisor). Bounded by the caller.
     fn console_write(&self, domain: Option<&str>, bytes: &[u8]);
+    /// Takes what has been typed on the hypervisor's console, as much as there is and fits; how many bytes. A machine
+    /// without an input has none.
+    fn console_read(&self, bytes: &mut [u8]) -> usize {
+        let _ = bytes;
+        0
+    }
     /// A line for the hypervisor's log.
     fn log(&self, level: Level, line: fmt::Arguments<'_>);
     /// A record for the trace stream of this CPU; dropped, and counted as lost, when the ring is full.
