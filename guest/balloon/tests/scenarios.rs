@@ -1,0 +1,601 @@
+//! The stories the balloon is for, each told once and step by step.
+
+mod common;
+
+use common::{Faults, Machine, Player, SECOND, run_until_idle};
+use ebb_balloon::{
+    Backing, Balloon, Batch, Extent, Host, Next, Outcome, PageSource, Presence, Region, SetupError,
+    Shortage, Tuning,
+};
+use shared_abi::xen::{Errno, Gfn};
+
+const R: u64 = 512;
+
+fn superpages_off() -> Tuning {
+    Tuning {
+        superpages: false,
+        ..Tuning::DEFAULT
+    }
+}
+
+#[test]
+fn short_keeps_its_part_and_completes_when_another_lets_go() {
+    let mut machine = Machine::new(10, 0);
+    let mut a = Player::new(&mut machine, 4, 4, Tuning::DEFAULT);
+    let mut b = Player::new(&mut machine, 4, 4, Tuning::DEFAULT);
+    assert_eq!(machine.free_frames(), 2 * R);
+
+    // A wants four regions more; there are two.
+    assert_eq!(a.set_target(8 * R), 8 * R);
+    assert_eq!(
+        a.step(&mut machine, 0),
+        Next::At(0),
+        "two regions came, more is tried at once"
+    );
+    assert_eq!(a.balloon.current(), 6 * R);
+    let mut now = 0;
+    for wait in [1, 2, 4, 8, 16, 32, 32, 32] {
+        assert_eq!(a.step(&mut machine, now), Next::At(now + wait * SECOND));
+        assert_eq!(a.balloon.current(), 6 * R, "what came is kept");
+        now += wait * SECOND;
+    }
+    let stats = a.balloon.stats();
+    assert_eq!(
+        (stats.shortage, stats.shortfall, stats.retries),
+        (Shortage::HostShort, 2 * R, 8)
+    );
+    assert_eq!(stats.shortage.code(), 1);
+
+    // B lets go of one region and a bit.
+    b.set_target(3 * R - 7);
+    run_until_idle(&mut b, &mut machine, now);
+    assert_eq!(a.step(&mut machine, now), Next::At(now));
+    assert_eq!(a.balloon.current(), 7 * R);
+    assert_eq!(
+        a.step(&mut machine, now),
+        Next::At(now + SECOND),
+        "seven pages more, then a first wait again"
+    );
+    assert_eq!(a.balloon.current(), 7 * R + 7);
+
+    // And of the rest.
+    b.set_target(2 * R);
+    now = run_until_idle(&mut b, &mut machine, now);
+    run_until_idle(&mut a, &mut machine, now);
+    let stats = a.balloon.stats();
+    assert_eq!(
+        (stats.current, stats.shortage, stats.retries),
+        (8 * R, Shortage::None, 0)
+    );
+    assert_eq!(stats.retries_total, 9);
+    machine.check_ledger();
+}
+
+#[test]
+fn calling_early_does_nothing() {
+    let mut machine = Machine::new(2, 0);
+    let mut a = Player::new(&mut machine, 2, 1, Tuning::DEFAULT);
+    a.set_target(3 * R);
+    assert_eq!(a.step(&mut machine, 5), Next::At(5 + SECOND));
+    let calls = machine.calls.len();
+    assert_eq!(a.step(&mut machine, 6), Next::At(5 + SECOND));
+    assert_eq!(a.step(&mut machine, 4 + SECOND), Next::At(5 + SECOND));
+    assert_eq!(machine.calls.len(), calls);
+    assert_eq!(a.balloon.stats().retries, 1);
+    // Unless the caller knows better; the schedule goes on all the same.
+    a.balloon.retry_now();
+    assert_eq!(a.step(&mut machine, 7), Next::At(7 + 2 * SECOND));
+}
+
+#[test]
+fn only_a_new_target_starts_the_schedule_anew() {
+    let mut machine = Machine::new(2, 0);
+    let mut a = Player::new(&mut machine, 2, 2, Tuning::DEFAULT);
+    a.set_target(3 * R);
+    assert_eq!(a.step(&mut machine, 0), Next::At(SECOND));
+    a.set_target(3 * R);
+    assert_eq!(
+        a.step(&mut machine, SECOND / 2),
+        Next::At(SECOND),
+        "the same target is no reason to hurry"
+    );
+    assert_eq!(a.step(&mut machine, SECOND), Next::At(3 * SECOND));
+    a.set_target(4 * R);
+    assert_eq!(a.balloon.stats().retries, 0);
+    assert_eq!(a.step(&mut machine, SECOND + 1), Next::At(2 * SECOND + 1));
+}
+
+#[test]
+fn the_maximum_is_no_hard_limit_either() {
+    let mut machine = Machine::new(8, 0);
+    let mut a = Player::new(&mut machine, 2, 4, Tuning::DEFAULT);
+    machine.domains[a.domain].maximum = 3 * R + 100;
+    a.set_target(5 * R);
+    let mut now = 0;
+    while let Next::At(at) = a.step(&mut machine, now) {
+        if at > now {
+            break;
+        }
+        now = at;
+    }
+    assert_eq!(
+        a.balloon.current(),
+        3 * R + 100,
+        "a region whole and a hundred pages of the next"
+    );
+    assert_eq!(a.balloon.stats().shortage, Shortage::AtMaximum);
+    machine.domains[a.domain].maximum = 5 * R;
+    run_until_idle(&mut a, &mut machine, now);
+    assert_eq!(a.balloon.current(), 5 * R);
+}
+
+#[test]
+fn waits_for_the_guest_to_free_memory() {
+    let mut machine = Machine::new(4, 0);
+    let mut a = Player::new(&mut machine, 4, 0, Tuning::DEFAULT);
+    let mut random = common::Random::new(1);
+    a.guest.allocate(4 * R - 10, &mut random);
+    a.set_target(R);
+    assert_eq!(a.step(&mut machine, 0), Next::At(SECOND));
+    assert_eq!(
+        (a.balloon.current(), a.balloon.stats().shortage),
+        (4 * R - 10, Shortage::NoFreeGuestMemory)
+    );
+    assert_eq!(a.step(&mut machine, SECOND), Next::At(3 * SECOND));
+    assert_eq!(a.step(&mut machine, 3 * SECOND), Next::At(7 * SECOND));
+    a.guest.release_all();
+    run_until_idle(&mut a, &mut machine, 7 * SECOND);
+    assert_eq!(a.balloon.current(), R);
+}
+
+#[test]
+fn large_extents_go_and_come_first() {
+    let mut machine = Machine::new(8, 0);
+    let mut a = Player::new(&mut machine, 8, 0, Tuning::DEFAULT);
+    a.set_target(4 * R - 5);
+    run_until_idle(&mut a, &mut machine, 0);
+    assert_eq!(
+        machine.calls,
+        [("decrease", 9, 4, 4), ("decrease", 0, 5, 5)]
+    );
+    machine.calls.clear();
+    a.set_target(8 * R);
+    run_until_idle(&mut a, &mut machine, 0);
+    assert_eq!(
+        machine.calls,
+        [("populate", 9, 4, 4), ("populate", 0, 5, 5)]
+    );
+    let stats = a.balloon.stats();
+    assert_eq!(
+        (
+            stats.superpages_kept,
+            stats.superpages_lost,
+            stats.superpages_won
+        ),
+        (4, 1, 0)
+    );
+    assert_eq!((stats.superpages_given, stats.superpages_got), (4, 4));
+    assert_eq!((stats.pages_given, stats.pages_got), (4 * R + 5, 4 * R + 5));
+    assert_eq!(stats.regions_scattered, 1);
+}
+
+#[test]
+fn a_begun_region_is_completed_before_another_is_broken() {
+    let mut machine = Machine::new(4, 0);
+    let mut a = Player::new(&mut machine, 4, 0, superpages_off());
+    a.set_target(2 * R - 100);
+    run_until_idle(&mut a, &mut machine, 0);
+    assert_eq!(a.balloon.stats().regions_absent, 2);
+    a.set_target(2 * R);
+    run_until_idle(&mut a, &mut machine, 0);
+    assert_eq!(
+        (
+            a.balloon.stats().regions_absent,
+            a.balloon.stats().regions_scattered
+        ),
+        (2, 1)
+    );
+}
+
+#[test]
+fn scattered_regions_are_won_back() {
+    let mut machine = Machine::new(8, 0);
+    let mut a = Player::new(&mut machine, 4, 0, Tuning::DEFAULT);
+    machine.faults.no_superpages = true;
+    a.set_target(R);
+    run_until_idle(&mut a, &mut machine, 0);
+    a.set_target(4 * R);
+    run_until_idle(&mut a, &mut machine, 0);
+    assert_eq!(
+        (
+            a.balloon.stats().superpages_lost,
+            a.balloon.stats().regions_scattered
+        ),
+        (3, 3)
+    );
+
+    // No extent to be had, then there is; but a page of one region is in use.
+    assert_eq!(a.heal(&mut machine, 0), Next::At(SECOND));
+    machine.faults.no_superpages = false;
+    a.guest.allocate_at(R + 3);
+    let mut now = SECOND;
+    for _ in 0..6 {
+        match a.heal(&mut machine, now) {
+            Next::At(at) => now = now.max(at),
+            Next::Idle => break,
+        }
+    }
+    assert_eq!(
+        (
+            a.balloon.stats().superpages_won,
+            a.balloon.stats().regions_scattered
+        ),
+        (2, 1)
+    );
+    a.guest.release_all();
+    assert_eq!(a.heal(&mut machine, now), Next::Idle);
+    assert_eq!(
+        (
+            a.balloon.stats().superpages_won,
+            a.balloon.stats().regions_scattered
+        ),
+        (3, 0)
+    );
+    machine.check_ledger();
+}
+
+#[test]
+fn a_hypervisor_without_exchange_is_asked_once() {
+    let mut machine = Machine::new(4, 0);
+    let mut a = Player::new(&mut machine, 4, 0, superpages_off());
+    a.set_target(3 * R);
+    run_until_idle(&mut a, &mut machine, 0);
+    a.set_target(4 * R);
+    run_until_idle(&mut a, &mut machine, 0);
+    machine.faults.no_exchange = true;
+    machine.calls.clear();
+    for now in 0..5 {
+        assert_eq!(a.heal(&mut machine, now * 100 * SECOND), Next::Idle);
+    }
+    assert_eq!(machine.calls, [("exchange", 9, 512, 0)]);
+    assert!(a.balloon.stats().exchange_unsupported);
+}
+
+#[test]
+fn a_torn_exchange_is_mended_by_the_next_steps() {
+    let mut machine = Machine::new(4, 3);
+    let mut a = Player::new(&mut machine, 4, 0, superpages_off());
+    a.set_target(3 * R);
+    run_until_idle(&mut a, &mut machine, 0);
+    a.set_target(4 * R);
+    run_until_idle(&mut a, &mut machine, 0);
+    machine.faults.tear_exchange = 100;
+    assert_eq!(a.heal(&mut machine, 0), Next::At(SECOND));
+    assert!(a.balloon.current() < 4 * R);
+    run_until_idle(&mut a, &mut machine, 0);
+    assert_eq!(a.balloon.current(), 4 * R);
+    machine.check_ledger();
+}
+
+#[test]
+fn a_region_that_leaves_scattered_and_comes_back_whole_is_won() {
+    let mut machine = Machine::new(6, 0);
+    let mut a = Player::new(&mut machine, 4, 0, Tuning::DEFAULT);
+    machine.faults.no_superpages = true;
+    a.set_target(3 * R);
+    run_until_idle(&mut a, &mut machine, 0);
+    a.set_target(4 * R);
+    run_until_idle(&mut a, &mut machine, 0);
+    machine.faults.no_superpages = false;
+    a.set_target(0);
+    run_until_idle(&mut a, &mut machine, 0);
+    a.set_target(4 * R);
+    run_until_idle(&mut a, &mut machine, 0);
+    let stats = a.balloon.stats();
+    assert_eq!(
+        (
+            stats.superpages_won,
+            stats.superpages_kept,
+            stats.superpages_lost
+        ),
+        (1, 3, 1)
+    );
+}
+
+#[test]
+fn after_a_failed_large_extent_pages_go_one_by_one_for_a_while() {
+    let tuning = Tuning {
+        small_run_pages: 1000,
+        ..Tuning::DEFAULT
+    };
+    let mut machine = Machine::new(8, 0);
+    let mut a = Player::new(&mut machine, 8, 0, tuning);
+    machine.faults.no_superpages = true;
+    a.set_target(2 * R);
+    run_until_idle(&mut a, &mut machine, 0);
+    let orders: Vec<u32> = machine.calls.iter().map(|call| call.1).collect();
+    // 3072 pages: a large try, two small batches (1024 >= 1000), and so on; the last is too small for a large one.
+    let tries = orders.iter().filter(|&&order| order == 9).count();
+    assert!(tries >= 3 && orders.len() < 3 * tries + 8, "{orders:?}");
+    assert_eq!(orders[0], 9);
+    assert_eq!(orders.iter().filter(|&&order| order == 0).count(), 6);
+}
+
+/// Refuses certain pages, whatever is offered beside them.
+struct Stubborn {
+    refused: Vec<u64>,
+    given: Vec<u64>,
+    calls: usize,
+}
+
+impl Host for Stubborn {
+    fn decrease_reservation(&mut self, extents: &[Gfn], order: u32) -> Outcome {
+        self.calls += 1;
+        assert_eq!(order, 0);
+        let done = extents
+            .iter()
+            .take_while(|gfn| !self.refused.contains(&gfn.0))
+            .count();
+        self.given.extend(extents[..done].iter().map(|gfn| gfn.0));
+        Outcome::done(done)
+    }
+
+    fn populate_physmap(&mut self, _: &[Gfn], _: u32) -> Outcome {
+        Outcome::refused(Errno::EPERM)
+    }
+
+    fn exchange(&mut self, _: &[Gfn], _: u32, _: &[Gfn], _: u32) -> Outcome {
+        Outcome::refused(Errno::ENOSYS)
+    }
+
+    fn current_reservation(&mut self) -> Result<u64, Errno> {
+        Err(Errno::EPERM)
+    }
+
+    fn maximum_reservation(&mut self) -> Result<u64, Errno> {
+        Err(Errno::EPERM)
+    }
+}
+
+#[test]
+fn a_refused_page_does_not_hold_up_the_others() {
+    let mut regions = [Region::EMPTY; 1];
+    let mut balloon = Balloon::new(&mut regions, superpages_off());
+    balloon.add_ram(Gfn(0), R, Presence::Present).unwrap();
+    let mut guest = common::Guest::new(R, R);
+    let mut host = Stubborn {
+        refused: vec![0, 7, 8],
+        given: vec![],
+        calls: 0,
+    };
+    balloon.set_target(R - 20);
+    assert_eq!(balloon.step(0, &mut guest, &mut host), Next::At(SECOND));
+    assert_eq!(host.given.len(), 17);
+    assert_eq!(host.calls, 4);
+    assert_eq!(balloon.stats().shortage, Shortage::Refused(None));
+    assert!(
+        [0, 7, 8].iter().all(|&page| guest.is_free(page, 1)),
+        "what was refused is the guest's again"
+    );
+    // Upwards: an errno is told as it is.
+    balloon.set_target(R);
+    balloon.step(0, &mut guest, &mut host);
+    assert_eq!(
+        balloon.stats().shortage,
+        Shortage::Refused(Some(Errno::EPERM))
+    );
+    assert_eq!(balloon.stats().shortage.code(), 4);
+}
+
+#[test]
+fn refusals_are_bounded() {
+    let mut regions = [Region::EMPTY; 1];
+    let mut balloon = Balloon::new(&mut regions, superpages_off());
+    balloon.add_ram(Gfn(0), R, Presence::Present).unwrap();
+    let mut guest = common::Guest::new(R, R);
+    let mut host = Stubborn {
+        refused: (0..R).collect(),
+        given: vec![],
+        calls: 0,
+    };
+    balloon.set_target(0);
+    assert_eq!(balloon.step(0, &mut guest, &mut host), Next::At(SECOND));
+    assert_eq!((host.calls, guest.count_free()), (8, R));
+}
+
+#[test]
+fn low_and_high_are_told_apart_at_any_boundary() {
+    for boundary in [
+        0,
+        1,
+        63,
+        64,
+        65,
+        R - 1,
+        R,
+        R + 1,
+        2 * R + 130,
+        4 * R,
+        u64::MAX,
+    ] {
+        let tuning = Tuning {
+            high_start: Some(Gfn(boundary)),
+            ..Tuning::DEFAULT
+        };
+        let mut machine = Machine::new(4, 0);
+        let mut a = Player::new(&mut machine, 3, 1, tuning);
+        for target in [R + 77, 3 * R - 1, 0, 4 * R] {
+            a.set_target(target);
+            run_until_idle(&mut a, &mut machine, 0);
+        }
+    }
+}
+
+#[test]
+fn targets_are_clamped_and_wishes_remembered() {
+    let mut regions = [Region::EMPTY; 8];
+    let mut balloon = Balloon::new(
+        &mut regions,
+        Tuning {
+            floor_pages: 100,
+            ..Tuning::DEFAULT
+        },
+    );
+    assert_eq!(balloon.target(), 0, "without RAM even the floor is 0");
+    balloon.add_ram(Gfn(0), 4 * R, Presence::Present).unwrap();
+    assert_eq!(balloon.target(), 4 * R);
+    assert_eq!(balloon.set_target(0), 100);
+    assert_eq!(balloon.set_target(u64::MAX), 4 * R);
+    assert_eq!(balloon.set_target(6 * R), 4 * R);
+    balloon
+        .add_ram(Gfn(4 * R), 4 * R, Presence::Absent)
+        .unwrap();
+    assert_eq!(
+        balloon.target(),
+        6 * R,
+        "there is room for the whole wish now"
+    );
+    balloon.set_floor(u64::MAX);
+    assert_eq!(balloon.target(), 8 * R);
+    assert_eq!(balloon.stats().floor, 8 * R);
+}
+
+#[test]
+fn ram_is_added_once_and_within_the_regions() {
+    let mut regions = [Region::EMPTY; 2];
+    let mut balloon = Balloon::new(&mut regions, Tuning::DEFAULT);
+    balloon.add_ram(Gfn(1), 700, Presence::Present).unwrap();
+    for (first, pages, error) in [
+        (0, 2, SetupError::Overlap),
+        (700, 1, SetupError::Overlap),
+        (0, 1024, SetupError::Overlap),
+        (701, 324, SetupError::OutOfRange),
+        (1024, 1, SetupError::OutOfRange),
+        (u64::MAX, 1, SetupError::OutOfRange),
+        (u64::MAX, u64::MAX, SetupError::OutOfRange),
+        (2, u64::MAX, SetupError::OutOfRange),
+    ] {
+        assert_eq!(
+            balloon.add_ram(Gfn(first), pages, Presence::Absent),
+            Err(error),
+            "{first:#x} {pages:#x}"
+        );
+        assert_eq!(balloon.stats().total, 700);
+    }
+    balloon.add_ram(Gfn(0), 0, Presence::Absent).unwrap();
+    balloon.add_ram(Gfn(0), 1, Presence::Absent).unwrap();
+    balloon.add_ram(Gfn(701), 323, Presence::Absent).unwrap();
+    assert_eq!((balloon.stats().total, balloon.current()), (1024, 700));
+}
+
+#[test]
+fn zeros_are_no_trouble() {
+    let tuning = Tuning {
+        first_delay_ns: 0,
+        longest_delay_ns: 0,
+        pace_ns: 0,
+        pages_per_step: 0,
+        superpages_per_step: 0,
+        small_run_pages: 0,
+        heal_probes: 0,
+        ..Tuning::DEFAULT
+    };
+    let mut none: [Region; 0] = [];
+    let mut balloon = Balloon::new(&mut none, tuning);
+    let mut host = Stubborn {
+        refused: vec![],
+        given: vec![],
+        calls: 0,
+    };
+    assert_eq!(balloon.set_target(u64::MAX), 0);
+    assert_eq!(
+        balloon.step(u64::MAX, &mut common::Guest::new(0, 0), &mut host),
+        Next::Idle
+    );
+    assert_eq!(
+        balloon.heal(0, &mut common::Guest::new(0, 0), &mut host),
+        Next::Idle
+    );
+
+    let mut machine = Machine::new(3, 0);
+    let mut a = Player::new(
+        &mut machine,
+        2,
+        1,
+        Tuning {
+            first_delay_ns: 1_000_000,
+            longest_delay_ns: 1_000_000,
+            ..tuning
+        },
+    );
+    a.set_target(R - 3);
+    run_until_idle(&mut a, &mut machine, 0);
+    a.set_target(3 * R);
+    run_until_idle(&mut a, &mut machine, 0);
+    assert_eq!(a.balloon.current(), 3 * R);
+}
+
+/// A source that hands out what it does not have.
+struct Liar(Vec<u64>);
+
+impl PageSource for Liar {
+    fn take(&mut self, _: u32, out: &mut Batch) {
+        for &gfn in &self.0 {
+            let _ = out.push(Gfn(gfn));
+        }
+    }
+
+    fn give_back(&mut self, extent: Extent, backing: Backing) {
+        assert_eq!(
+            (extent.first.0 < R, backing),
+            (true, Backing::Unchanged),
+            "{extent:?} is not its own"
+        );
+    }
+}
+
+#[test]
+fn a_lying_source_is_rejected() {
+    let mut regions = [Region::EMPTY; 2];
+    let mut balloon = Balloon::new(&mut regions, superpages_off());
+    balloon.add_ram(Gfn(0), R, Presence::Present).unwrap();
+    balloon.add_ram(Gfn(R), 1, Presence::Absent).unwrap();
+    balloon.set_target(R - 10);
+    // Not backed, not RAM, out of range, twice.
+    let mut liar = Liar(vec![R, R + 1, 2 * R, u64::MAX, 5, 5, 6]);
+    let mut host = Stubborn {
+        refused: vec![],
+        given: vec![],
+        calls: 0,
+    };
+    balloon.step(0, &mut liar, &mut host);
+    assert_eq!(host.given, [5, 5, 6]);
+    let stats = balloon.stats();
+    assert_eq!(
+        (stats.rejected, stats.current, stats.low),
+        (4, R - 2, 3),
+        "the page given twice counts once"
+    );
+}
+
+#[test]
+fn next_sooner_is_the_earlier() {
+    assert_eq!(Next::At(3).sooner(Next::At(2)), Next::At(2));
+    assert_eq!(Next::Idle.sooner(Next::At(2)), Next::At(2));
+    assert_eq!(Next::At(2).sooner(Next::Idle), Next::At(2));
+    assert_eq!(Next::Idle.sooner(Next::Idle), Next::Idle);
+}
+
+#[test]
+fn the_pace_spreads_a_move_over_time() {
+    let tuning = Tuning {
+        pace_ns: SECOND / 10,
+        superpages_per_step: 1,
+        ..Tuning::DEFAULT
+    };
+    let mut machine = Machine::new(8, 0);
+    machine.faults = Faults::default();
+    let mut a = Player::new(&mut machine, 8, 0, tuning);
+    a.set_target(4 * R);
+    assert_eq!(run_until_idle(&mut a, &mut machine, 0), 3 * SECOND / 10);
+}
