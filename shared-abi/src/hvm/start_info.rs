@@ -4,9 +4,9 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// `XEN_HVM_START_MAGIC_VALUE`: "xEn3" with the 0x80 bit of the "E" set.
 pub const MAGIC: u32 = 0x336e_c578;
-/// Flag: the domain is privileged (`SIF_PRIVILEGED`).
+/// `SIF_PRIVILEGED`: in `flags`: the domain is privileged.
 pub const SIF_PRIVILEGED: u32 = 1 << 0;
-/// Flag: the domain is the initial one (`SIF_INITDOMAIN`).
+/// `SIF_INITDOMAIN`: in `flags`: the domain is the initial one.
 pub const SIF_INITDOMAIN: u32 = 1 << 1;
 
 /// `XEN_HVM_MEMMAP_TYPE_RAM`: usable memory.

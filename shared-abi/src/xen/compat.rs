@@ -1,5 +1,6 @@
 //! The same structures as a 32-bit guest lays them out, where the layout differs from the 64-bit one. 64-bit fields are
-//! aligned to 4 bytes there, handles and `unsigned long` are 32 bits wide. Structures not listed are the same.
+//! aligned to 4 bytes there, handles and `unsigned long` are 32 bits wide. Structures not listed are the same
+//! (paravirtual guests' callbacks apart).
 
 use super::{DomId, VcpuTimeInfo, shared_info::LEGACY_MAX_VCPUS};
 use crate::grant_table::GrantStatus;
@@ -111,7 +112,7 @@ pub struct SetSingleshotTimer32 {
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
 )]
-pub struct SchedPoll32 {
+pub struct Poll32 {
     /// Where the ports are.
     pub ports: u32,
     /// How many.
@@ -234,6 +235,50 @@ pub struct MemoryMap32 {
     pub buffer: u32,
 }
 
+/// `struct xen_foreign_memory_map`.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+pub struct ForeignMemoryMap32 {
+    /// Whose map.
+    pub domid: DomId,
+    /// Padding.
+    pub pad: u16,
+    /// The map.
+    pub map: MemoryMap32,
+}
+
+/// `struct xen_pod_target`.
+#[repr(C, packed(4))]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+pub struct PodTarget32 {
+    /// In: the target, pages.
+    pub target_pages: u64,
+    /// Out: pages of the domain.
+    pub tot_pages: u64,
+    /// Out: pages in the cache.
+    pub pod_cache_pages: u64,
+    /// Out: entries not backed yet.
+    pub pod_entries: u64,
+    /// Whose.
+    pub domid: DomId,
+    /// Padding.
+    pub pad: u16,
+}
+
+/// `struct xen_platform_parameters`.
+#[repr(C)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
+)]
+pub struct PlatformParameters32 {
+    /// Where the hypervisor's area starts (paravirtual guests).
+    pub virt_start: u32,
+}
+
 /// `struct xen_mem_acquire_resource`.
 #[repr(C, packed(4))]
 #[derive(
@@ -347,7 +392,7 @@ const _: () = {
     assert!(size_of::<RunstateInfo32>() == 44);
     assert!(offset_of!(RunstateInfo32, time) == 12);
     assert!(size_of::<SetSingleshotTimer32>() == 12);
-    assert!(size_of::<SchedPoll32>() == 16);
+    assert!(size_of::<Poll32>() == 16);
     assert!(size_of::<MulticallEntry32>() == 32);
     assert!(size_of::<MemoryReservation32>() == 20);
     assert!(size_of::<MemoryExchange32>() == 44);
@@ -355,6 +400,9 @@ const _: () = {
     assert!(size_of::<AddToPhysmapBatch32>() == 20);
     assert!(size_of::<RemoveFromPhysmap32>() == 8);
     assert!(size_of::<MemoryMap32>() == 8);
+    assert!(size_of::<ForeignMemoryMap32>() == 12);
+    assert!(size_of::<PodTarget32>() == 36);
+    assert!(size_of::<PlatformParameters32>() == 4);
     assert!(size_of::<MemAcquireResource32>() == 28);
     assert!(size_of::<SetupTable32>() == 16);
     assert!(size_of::<GrantCopy32>() == 24);
