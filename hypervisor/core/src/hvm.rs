@@ -243,7 +243,7 @@ fn set_callback<M: Machine>(
         let Some(vcpu) = VcpuRef::new(domain, VcpuId(index)) else {
             break;
         };
-        if evtchn::upcall_deliverable(call.hv, &vcpu) {
+        if evtchn::upcall_pending(call.hv, &vcpu) {
             evtchn::announce(call.hv, &vcpu);
         }
     }

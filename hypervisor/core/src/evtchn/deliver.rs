@@ -223,11 +223,20 @@ pub(super) fn mark_upcall<M: Machine>(hv: &Hypervisor<M>, vcpu: &Vcpu<M>) -> boo
     }
 }
 
-/// Whether an upcall waits for `vcpu`. Called where its domain still has its memory: for a vCPU that runs or is about
-/// to, or is about to block. `evtchn_upcall_mask` does not count: it belongs to paravirtual guests, and Xen ignores it
-/// for the others, which leave whatever value it has.
+/// Whether the domain's callback vector is to be injected into `vcpu` as soon as it takes interrupts: it has no vector of
+/// its own (else its local APIC decides), the domain has a callback, and the upcall is pending. Called where the domain
+/// still has its memory: for a vCPU that runs, is about to, or is about to block. `evtchn_upcall_mask` does not count:
+/// it belongs to paravirtual guests, and Xen ignores it for the others, which leave whatever value it has.
 #[inline]
-pub fn upcall_deliverable<M: Machine>(hv: &Hypervisor<M>, vcpu: &Vcpu<M>) -> bool {
+pub fn upcall_deliverable<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) -> bool {
+    upcall_pending(hv, vcpu)
+        && vcpu.events.upcall_vector().is_none()
+        && vcpu.domain().hvm.callback_vector().is_some()
+}
+
+/// Whether `evtchn_upcall_pending` is set.
+#[inline]
+pub fn upcall_pending<M: Machine>(hv: &Hypervisor<M>, vcpu: &Vcpu<M>) -> bool {
     match vcpu.events.info() {
         Some(info) => upcall_byte(hv, info).load(Ordering::SeqCst) != 0,
         None => false,

@@ -37,6 +37,7 @@ use shared_abi::xen::{Mfn, Virq};
 pub use bind::{close_all, reset};
 pub use deliver::{
     announce, port_is_valid, port_pending, raise_global_virq, raise_virq, send, upcall_deliverable,
+    upcall_pending,
 };
 pub use op::event_channel_op;
 pub use pages::{attach_shared_info, latch_width, register_vcpu_info};
