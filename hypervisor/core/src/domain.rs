@@ -13,6 +13,7 @@ use crate::hvm::HvmParameters;
 use crate::lifecycle::Lifecycle;
 use crate::machine::Machine;
 use crate::memory::DomainMemory;
+use crate::sched::DomainSched;
 use crate::vcpu::Vcpu;
 
 /// Most vCPUs a domain may have.
@@ -64,6 +65,8 @@ pub struct Domain<M: Machine> {
     pub events: DomainEvents,
     /// Its HVM parameters.
     pub hvm: HvmParameters,
+    /// What the scheduler keeps for the domain as a whole: weight, pollers, watchdogs.
+    pub sched: DomainSched,
     /// Running, shut down, dying.
     pub lifecycle: Lifecycle,
     /// Its vCPUs; the number never changes.

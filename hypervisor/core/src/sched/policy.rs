@@ -1,0 +1,113 @@
+//! Scheduling policy: how run time becomes virtual time, and who goes first.
+//!
+//! The mechanism (`cpu.rs`) keeps each CPU's waiting vCPUs in order of virtual time and runs the first. A [`Policy`] says
+//! how fast a vCPU's virtual time advances while it runs, where one that comes back from sleep is put, and when a
+//! newcomer may take the CPU from the one that runs. All of it is arithmetic on plain numbers.
+
+/// A point in virtual time of one CPU's queue, in weighted nanoseconds. Wraps; only differences mean anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct VirtualTime(pub u64);
+
+impl VirtualTime {
+    /// How far `self` is ahead of `other` (negative: behind).
+    pub fn since(self, other: Self) -> i64 {
+        self.0.wrapping_sub(other.0).cast_signed()
+    }
+
+    /// Whether `self` comes before `other`.
+    pub fn precedes(self, other: Self) -> bool {
+        self.since(other) < 0
+    }
+
+    /// This point moved by `lag`.
+    pub fn offset(self, lag: i64) -> Self {
+        Self(self.0.wrapping_add_signed(lag))
+    }
+
+    /// The later of two.
+    pub fn later(self, other: Self) -> Self {
+        if self.precedes(other) { other } else { self }
+    }
+}
+
+/// The scheduler's parameters, chosen at boot.
+#[derive(Clone, Copy)]
+pub struct SchedConfig {
+    /// Longest time a vCPU runs while another waits, in nanoseconds.
+    pub timeslice_ns: u64,
+    /// Time a vCPU runs before a newcomer may take its CPU, in nanoseconds. Bounds the rate of switches, and by the
+    /// same token the time an urgent wake-up waits.
+    pub ratelimit_ns: u64,
+    /// The policy.
+    pub policy: &'static dyn Policy,
+}
+
+impl Default for SchedConfig {
+    fn default() -> Self {
+        Self { timeslice_ns: 30_000_000, ratelimit_ns: 1_000_000, policy: &Credit }
+    }
+}
+
+impl SchedConfig {
+    /// The parameters with every value brought into a range in which the arithmetic holds.
+    pub fn checked(self) -> Self {
+        let timeslice_ns = self.timeslice_ns.clamp(100_000, 1_000_000_000);
+        Self { timeslice_ns, ratelimit_ns: self.ratelimit_ns.min(timeslice_ns), ..self }
+    }
+}
+
+/// What a policy decides.
+pub trait Policy: Sync {
+    /// Its name on the command line.
+    fn name(&self) -> &'static str;
+
+    /// Virtual time for `ran_ns` of run time by one vCPU of a domain of this weight, of whose vCPUs `active` want a CPU.
+    fn charge(&self, ran_ns: u64, weight: u16, active: u32) -> u64;
+
+    /// Where a vCPU that left `lag` ahead of the queue's floor and then stayed away for `away_ns` comes back, relative
+    /// to the floor.
+    fn entry_lag(&self, config: &SchedConfig, lag: i64, away_ns: u64) -> i64;
+
+    /// Whether a newcomer at `newcomer` may take the CPU from the one that runs, at `running`, before its slice ends.
+    fn preempts(&self, config: &SchedConfig, newcomer: VirtualTime, running: VirtualTime) -> bool;
+}
+
+/// The default policy: weighted fair shares by domain.
+///
+/// A domain's weight is shared among its vCPUs that want a CPU at the time, so that a domain's share of a busy machine
+/// goes by its weight and not by how many vCPUs it has. Sleep earns credit up to half a slice, enough for a vCPU that
+/// sleeps much to run soon after a wake-up, and no more, so that it cannot hoard time; debt is forgiven at the rate of
+/// one.
+#[derive(Clone, Copy, Debug)]
+pub struct Credit;
+
+/// The weight at which virtual time and run time advance alike.
+const NOMINAL_WEIGHT: u64 = 256;
+/// Most virtual time charged or owed at once, so that differences never come near half the range.
+const LIMIT: u64 = 1 << 42;
+
+impl Policy for Credit {
+    fn name(&self) -> &'static str {
+        "credit"
+    }
+
+    fn charge(&self, ran_ns: u64, weight: u16, active: u32) -> u64 {
+        let scale = NOMINAL_WEIGHT * u64::from(active.max(1));
+        (ran_ns.min(LIMIT).saturating_mul(scale) / u64::from(weight.max(1))).min(LIMIT)
+    }
+
+    fn entry_lag(&self, config: &SchedConfig, lag: i64, away_ns: u64) -> i64 {
+        let most_credit = (config.timeslice_ns / 2).cast_signed();
+        lag.saturating_sub_unsigned(away_ns).clamp(-most_credit, LIMIT.cast_signed())
+    }
+
+    fn preempts(&self, config: &SchedConfig, newcomer: VirtualTime, running: VirtualTime) -> bool {
+        running.since(newcomer) > config.ratelimit_ns.cast_signed()
+    }
+}
+
+/// The policy of this name.
+pub fn by_name(name: &str) -> Option<&'static dyn Policy> {
+    let all: [&'static dyn Policy; 1] = [&Credit];
+    all.into_iter().find(|policy| policy.name() == name)
+}

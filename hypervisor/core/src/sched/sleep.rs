@@ -1,0 +1,188 @@
+//! Sleeping and waking: block, poll, halt, wake and notify.
+//!
+//! The rule that no wake-up is lost: a sleeper changes its word, then a full fence, then it looks for anything that
+//! should wake it and, if there is something, wakes itself. A waker makes its event visible, then a full fence, then it
+//! changes the sleeper's word. In any order of these, one of the two sees what the other did. Every caller of [`wake`],
+//! [`poll_wake`] and [`Hypervisor::notify_vcpu`] therefore makes its event visible first; the fence is in here.
+
+use alloc::sync::Arc;
+use core::sync::atomic::{Ordering, fence};
+
+use shared_abi::sched::SHUTDOWN_POWEROFF;
+use shared_abi::xen::{Port, VcpuId};
+
+use super::state::{Placement, Sleep, Word};
+use crate::domain::Domain;
+use crate::hypervisor::{CpuAttention, Hypervisor};
+use crate::machine::Machine;
+use crate::vcpu::{Attention, VcpuRef};
+use crate::{evtchn, lifecycle, timer};
+
+/// Whether something waits that `vcpu` should be awake for. With interrupts off only an NMI or a fresh start is.
+fn has_reason_to_wake<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>, deaf: bool) -> bool {
+    let attention = vcpu.attention();
+    if attention.intersects(Attention::NMI | Attention::START) {
+        return true;
+    }
+    if deaf {
+        return false;
+    }
+    evtchn::upcall_deliverable(hv, vcpu)
+        || (attention.contains(Attention::LAPIC) && vcpu.lapic.lock().deliverable().is_some())
+}
+
+/// Ends a sleep, unless it is one with interrupts off. What it is woken for must be visible already.
+pub fn wake<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) {
+    fence(Ordering::SeqCst);
+    hv.step(vcpu, Word::wake);
+}
+
+/// Puts the current vCPU to sleep until an event or interrupt it could take; not at all if there is one.
+pub fn block<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) {
+    if !has_reason_to_wake(hv, vcpu, false) {
+        fall_asleep(hv, vcpu, Sleep::Event, || false);
+    }
+}
+
+/// Lets other vCPUs that wait on this CPU go first.
+pub fn yield_cpu<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) {
+    hv.yield_here(vcpu);
+}
+
+/// Changes the current vCPU's word to sleep, then looks again. The runstate follows when its CPU chooses again.
+fn fall_asleep<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>, sleep: Sleep, ready: impl Fn() -> bool) -> bool {
+    // A poll that ended before its CPU chose again has left its traces.
+    end_poll(hv, vcpu);
+    if sleep == Sleep::Poll {
+        let domain = vcpu.domain();
+        domain.events.pollers.fetch_add(1, Ordering::SeqCst);
+        domain.sched.pollers.fetch_or(bit(vcpu.id), Ordering::SeqCst);
+    }
+    vcpu.sched.word.update(|word| word.sleep(sleep));
+    fence(Ordering::SeqCst);
+    let deaf = sleep == Sleep::Deaf;
+    if ready() || has_reason_to_wake(hv, vcpu, deaf) {
+        // It still has its CPU, so there is nothing to queue.
+        let change = vcpu.sched.word.update(|word| if deaf { word.wake_deaf() } else { word.wake() });
+        debug_assert!(!change.must_enqueue());
+        end_poll(hv, vcpu);
+        return false;
+    }
+    true
+}
+
+/// The current vCPU's bit in masks of vCPUs.
+fn bit(id: VcpuId) -> u64 {
+    1 << (id.0 % u64::BITS)
+}
+
+/// Puts the current vCPU to sleep until `ready`, an event it could take, or the time `timeout` (nanoseconds, 0: none).
+/// `port` is the only port `ready` looks at, if there is just one.
+pub(super) fn poll<M: Machine>(
+    hv: &Hypervisor<M>,
+    vcpu: &VcpuRef<M>,
+    port: Option<Port>,
+    timeout: u64,
+    ready: impl Fn() -> bool,
+) {
+    if ready() || has_reason_to_wake(hv, vcpu, false) {
+        return;
+    }
+    vcpu.sched.poll_port.store(port.map_or(0, |port| port.0), Ordering::Relaxed);
+    if fall_asleep(hv, vcpu, Sleep::Poll, ready) && timeout != 0 {
+        timer::set_poll_timeout(hv, vcpu, Some(timeout));
+    }
+}
+
+/// Removes what a poll left: the bit in the domain's mask, the timeout. Called where the vCPU is in this CPU's hands.
+pub(crate) fn end_poll<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) {
+    if vcpu.sched.word.load().is_poller() {
+        let domain = vcpu.domain();
+        domain.sched.pollers.fetch_and(!bit(vcpu.id), Ordering::SeqCst);
+        domain.events.pollers.fetch_sub(1, Ordering::SeqCst);
+        vcpu.sched.word.update(Word::poll_ended);
+        timer::set_poll_timeout(hv, vcpu, None);
+    }
+}
+
+/// The time of a poll is up.
+pub(crate) fn poll_timed_out<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) {
+    fence(Ordering::SeqCst);
+    hv.step(vcpu, Word::wake_poller);
+}
+
+/// Wakes the vCPUs of `domain` that poll `port`, which has just become pending, masked or not. Without pollers this is
+/// one load. The pending bit must have been set before.
+pub fn poll_wake<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>, port: Port) {
+    fence(Ordering::SeqCst);
+    if domain.sched.has_pollers() {
+        wake_pollers(hv, domain, port);
+    }
+}
+
+#[cold]
+fn wake_pollers<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>, port: Port) {
+    let mut pollers = domain.sched.pollers.load(Ordering::SeqCst);
+    while pollers != 0 {
+        let id = pollers.trailing_zeros();
+        pollers &= pollers - 1;
+        let Some(vcpu) = VcpuRef::new(domain, VcpuId(id)) else { continue };
+        let wanted = vcpu.sched.poll_port.load(Ordering::Relaxed);
+        if wanted == 0 || wanted == port.0 {
+            hv.step(&vcpu, Word::wake_poller);
+        }
+    }
+}
+
+impl<M: Machine> Hypervisor<M> {
+    /// Something for `vcpu` has just become visible (an event, an interrupt, an NMI): wakes it if it sleeps and could
+    /// take it, and makes its CPU leave the guest if it runs on another.
+    pub fn notify_vcpu(&self, vcpu: &VcpuRef<M>) {
+        fence(Ordering::SeqCst);
+        let word = vcpu.sched.word.load();
+        if word.is_blocked() {
+            if !word.is_deaf() {
+                self.step(vcpu, Word::wake);
+            } else if vcpu.attention().intersects(Attention::NMI | Attention::START) {
+                self.step(vcpu, Word::wake_deaf);
+            }
+        }
+        // Read again: it may have been chosen since, and has then perhaps looked for events before ours.
+        if vcpu.sched.word.load().placement() == Placement::Running {
+            let cpu = vcpu.sched.cpu();
+            if cpu != self.machine.this_cpu()
+                && let Some(cpu) = self.cpus.get(cpu.index())
+            {
+                cpu.raise(CpuAttention::KICK);
+                if cpu.runs_guest_of(vcpu.domain().id) {
+                    self.machine.kick(cpu.id);
+                }
+            }
+        }
+    }
+
+    /// The current vCPU executed HLT.
+    ///
+    /// With interrupts on it sleeps as by `SCHEDOP_block`. With interrupts off only an NMI or a fresh start ends the
+    /// halt, and a domain all of whose vCPUs are halted so or down has powered itself off.
+    pub fn halt(&self, vcpu: &VcpuRef<M>, interrupts_enabled: bool) {
+        if interrupts_enabled {
+            block(self, vcpu);
+        } else if fall_asleep(self, vcpu, Sleep::Deaf, || false) {
+            shut_down_if_stopped(self, vcpu.domain());
+        }
+    }
+}
+
+/// Powers a domain off when none of its vCPUs can ever run again: each is down, or halted with interrupts off.
+pub fn shut_down_if_stopped<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>) {
+    // Of several vCPUs that stop at once, each changes its word before it looks, so the last one sees all.
+    fence(Ordering::SeqCst);
+    let stopped = domain.vcpus.iter().all(|vcpu| {
+        let word = vcpu.sched.state();
+        word.is_down() || word.is_deaf()
+    });
+    if stopped {
+        lifecycle::shutdown(hv, domain, SHUTDOWN_POWEROFF);
+    }
+}
