@@ -1,0 +1,111 @@
+//! Accesses to guest-physical addresses without memory behind them: the local APIC's page, and everything else, which
+//! reads as all ones and drops writes.
+
+use core::fmt::Write as _;
+
+use ebb_core::VcpuRef;
+
+use super::{Context, instruction};
+use crate::glue::Glue;
+use crate::virt::{Backend, NestedFault, VirtualCpu, vector};
+
+const APIC_PAGE_MASK: u64 = !0xfff;
+const PAGE_SIZE: u64 = 4096;
+
+/// What an emulated access reaches.
+pub enum Device {
+    /// The vCPU's local APIC, at this offset.
+    LocalApic(u32),
+    /// Nothing.
+    Absent,
+}
+
+/// Serves a nested page fault.
+pub fn nested_fault<B: Backend>(context: &mut Context<'_, B>, fault: NestedFault) {
+    let device = match context.hv.apic_window(context.vcpu) {
+        Some(base) if fault.address & APIC_PAGE_MASK == base => Device::LocalApic((fault.address & 0xfff) as u32),
+        _ => {
+            if became_accessible(context.vcpu, fault) {
+                return;
+            }
+            Device::Absent
+        }
+    };
+    if fault.fetch {
+        // Code that reads as all ones is no instruction.
+        return context.guest.hw.inject_exception(vector::UNDEFINED_OPCODE, None);
+    }
+    let mut buffer = [0_u8; 15];
+    let Some(length) = fetch(context, &mut buffer) else { return };
+    if let Err(unsupported) = instruction::emulate(context, &buffer[..length], &device, fault.write) {
+        let mut bytes = alloc::string::String::new();
+        for byte in &buffer[..length.min(8)] {
+            let _ = write!(bytes, "{byte:02x} ");
+        }
+        crate::debug!("d{}: {unsupported} at {:#x}: {bytes}", context.vcpu.domain().id.0, fault.address);
+        context.guest.hw.inject_exception(vector::UNDEFINED_OPCODE, None);
+    }
+}
+
+/// Another CPU may have put memory there since the fault; then the guest simply tries again.
+fn became_accessible<B: Backend>(vcpu: &VcpuRef<Glue<B>>, fault: NestedFault) -> bool {
+    let gfn = shared_abi::xen::Gfn(fault.address >> 12);
+    vcpu.domain().memory.translate(gfn).is_some_and(|(_, writable)| writable || !fault.write)
+}
+
+/// The bytes of the instruction. `None` when they cannot be read: a fault has been put before the guest.
+fn fetch<B: Backend>(context: &mut Context<'_, B>, buffer: &mut [u8; 15]) -> Option<usize> {
+    let hw = &context.guest.hw;
+    let kept = hw.instruction_bytes();
+    if kept.length > 0 {
+        *buffer = kept.bytes;
+        return Some(kept.length);
+    }
+    let address = hw.segment_base(crate::virt::SegmentName::Cs).wrapping_add(hw.rip());
+    let paging = hw.paging();
+    // Up to the end of the page first: the next one may not be there and need not be.
+    let first = ((PAGE_SIZE - address % PAGE_SIZE) as usize).min(buffer.len());
+    if context.hv.read_virtual(context.vcpu, &paging, address, &mut buffer[..first]).is_err() {
+        inject_page_fault(context, address, false);
+        return None;
+    }
+    let rest = &mut buffer[first..];
+    if !rest.is_empty()
+        && context.hv.read_virtual(context.vcpu, &paging, address + first as u64, rest).is_err()
+    {
+        return Some(first);
+    }
+    Some(buffer.len())
+}
+
+/// Puts a page fault at `address` before the guest.
+pub fn inject_page_fault<B: Backend>(context: &mut Context<'_, B>, address: u64, write: bool) {
+    let user = context.guest.hw.paging().cpl == 3;
+    let error = u32::from(write) << 1 | u32::from(user) << 2;
+    context.guest.hw.set_page_fault_address(address);
+    context.guest.hw.inject_exception(vector::PAGE_FAULT, Some(error));
+}
+
+impl Device {
+    /// Reads `size` bytes.
+    pub fn read<B: Backend>(&self, context: &mut Context<'_, B>) -> u64 {
+        match *self {
+            Device::LocalApic(offset) => {
+                let word = context.hv.apic_mmio_read(context.vcpu, offset & !3);
+                u64::from(word >> (offset & 3) * 8)
+            }
+            Device::Absent => u64::MAX,
+        }
+    }
+
+    /// Writes; the APIC takes whole aligned words and ignores everything else.
+    pub fn write<B: Backend>(&self, context: &mut Context<'_, B>, value: u64, size: usize) {
+        if let Device::LocalApic(offset) = *self
+            && size >= 4
+            && offset & 3 == 0
+        {
+            context.hv.apic_mmio_write(context.vcpu, offset, value as u32);
+            context.refresh_tpr();
+        }
+    }
+}

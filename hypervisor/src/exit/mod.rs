@@ -1,0 +1,124 @@
+//! Exits: what a neutral [`VmExit`] leads to. Vendor code has translated, the core decides what is policy; here are
+//! the instructions that are emulated: CPUID, MSRs, ports, accesses to memory that is not there.
+//!
+//! Everything a guest can reach ends in its own registers, in an exception for it, or in its own end.
+
+use ebb_core::hypercall::{Next, Width};
+use ebb_core::lapic::Fault;
+use ebb_core::{Hypervisor, VcpuRef, lifecycle};
+
+use crate::glue::{Glue, GuestCpu};
+use crate::virt::{Backend, IoAccess, NestedFault, VirtualCpu, VmExit, register, vector};
+
+mod cpuid;
+mod instruction;
+mod io;
+mod mmio;
+pub mod msr;
+
+const RFLAGS_IF: u64 = 1 << 9;
+
+/// An exit in progress: the hypervisor, the vCPU, and its state on this CPU.
+pub struct Context<'a, B: Backend> {
+    /// The hypervisor.
+    pub hv: &'a Hypervisor<Glue<B>>,
+    /// The vCPU that exited.
+    pub vcpu: &'a VcpuRef<Glue<B>>,
+    /// Its state.
+    pub guest: &'a mut GuestCpu<B>,
+}
+
+impl<B: Backend> Context<'_, B> {
+    /// Serves one exit.
+    pub fn handle(&mut self, exit: VmExit) {
+        match exit {
+            VmExit::Hypercall => self.hypercall(),
+            VmExit::ExternalInterrupt | VmExit::Window => {}
+            VmExit::Nmi => crate::cpu::note_guest_nmi(),
+            VmExit::Cpuid => self.cpuid(),
+            VmExit::Halt => {
+                let enabled = self.guest.hw.rflags() & RFLAGS_IF != 0;
+                self.guest.hw.advance(1);
+                self.hv.halt(self.vcpu, enabled);
+            }
+            VmExit::Pause => {
+                self.guest.hw.advance(2);
+                self.hv.pause_loop(self.vcpu);
+            }
+            VmExit::ReadMsr => self.read_msr(),
+            VmExit::WriteMsr => self.write_msr(),
+            VmExit::SetXcr => self.set_xcr(),
+            VmExit::CacheControl => self.guest.hw.advance(2),
+            VmExit::Undefined => self.guest.hw.inject_exception(vector::UNDEFINED_OPCODE, None),
+            VmExit::Forbidden => self.fault(Fault::GeneralProtection(0)),
+            VmExit::Io(access) => self.io(access),
+            VmExit::NestedFault(fault) => self.nested_fault(fault),
+            VmExit::Exception { vector: vector::MACHINE_CHECK, .. } => crate::cpu::guest_machine_check(),
+            VmExit::Exception { vector, error } => self.guest.hw.inject_exception(vector, error),
+            VmExit::TripleFault => lifecycle::triple_fault(self.hv, self.vcpu),
+            VmExit::InvalidState | VmExit::Unknown(_) => self.unexpected(exit),
+        }
+    }
+
+    fn hypercall(&mut self) {
+        let hw = &mut self.guest.hw;
+        let width = hw.width();
+        let registers = match width {
+            Width::Bits64 => [register::RDI, register::RSI, register::RDX, register::R10, register::R8],
+            Width::Bits32 => {
+                [register::RBX, register::RCX, register::RDX, register::RSI, register::RDI]
+            }
+        };
+        let args = registers.map(|number| hw.general(number));
+        match self.hv.hypercall(self.vcpu, hw.general(register::RAX), args, width, hw.paging()) {
+            Next::Return(value) => {
+                let value = if width == Width::Bits64 { value as u64 } else { value as u64 & 0xffff_ffff };
+                hw.set_general(register::RAX, value);
+                hw.advance(3);
+            }
+            Next::Again(args) => {
+                for (number, value) in registers.into_iter().zip(args) {
+                    hw.set_general(number, value);
+                }
+            }
+        }
+    }
+
+    fn fault(&mut self, fault: Fault) {
+        match fault {
+            Fault::GeneralProtection(code) => {
+                self.guest.hw.inject_exception(vector::GENERAL_PROTECTION, Some(code));
+            }
+            Fault::UndefinedOpcode => self.guest.hw.inject_exception(vector::UNDEFINED_OPCODE, None),
+        }
+    }
+
+    fn set_xcr(&mut self) {
+        let hw = &mut self.guest.hw;
+        let value = hw.general(register::RDX) << 32 | hw.general(register::RAX) & 0xffff_ffff;
+        let index = hw.general(register::RCX) as u32;
+        if hw.paging().cpl != 0 || index != 0 || !self.hv.machine.policy.xcr0_is_valid(value) {
+            return self.fault(Fault::GeneralProtection(0));
+        }
+        hw.set_xcr0(value);
+        hw.advance(3);
+    }
+
+    /// An exit nobody should see: the domain ends, the report says what was there.
+    fn unexpected(&mut self, exit: VmExit) {
+        let mut report = alloc::string::String::new();
+        // Formatting into a string cannot fail.
+        let _ = self.guest.hw.describe(&mut report);
+        let domain = self.vcpu.domain();
+        crate::error!("d{}v{}: {:?}\n{}", domain.id.0, self.vcpu.id.0, exit, report);
+        lifecycle::crash(self.hv, domain, "an exit that cannot be served");
+    }
+
+    fn io(&mut self, access: IoAccess) {
+        io::access(self, access);
+    }
+
+    fn nested_fault(&mut self, fault: NestedFault) {
+        mmio::nested_fault(self, fault);
+    }
+}

@@ -1,0 +1,146 @@
+//! [`Machine`] for the real machine.
+#![allow(unsafe_code)] // Guest memory as atomics and bytes through the direct map.
+
+use core::fmt;
+use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
+
+use ebb_core::machine::{CpuId, Level, MachineAddress, TscScale};
+use ebb_core::Machine;
+use shared_abi::xen::Mfn;
+
+use super::{Glue, GuestCpu, VcpuState, trace_ring};
+use crate::exit::msr::StoredMsrs;
+use crate::memory::phys_to_virt;
+use crate::virt::Backend;
+use crate::virt::cell::VcpuCell;
+use crate::{apic, console, cpu, instr, time};
+
+/// The word of type `T` at `address`.
+fn word<T>(address: MachineAddress) -> &'static T {
+    assert!(address.0.is_multiple_of(size_of::<T>() as u64), "a misaligned word of guest memory");
+    // SAFETY: the core passes addresses of RAM only (it derives them from frames of its heap), all RAM is in the direct
+    // map for good, the address is aligned, and `T` is an atomic integer: every value is valid, and concurrent access
+    // by guests and other CPUs is what atomics are for.
+    unsafe { &*phys_to_virt(address.0).cast::<T>() }
+}
+
+impl<B: Backend> Machine for Glue<B> {
+    type VcpuState = VcpuState<B>;
+    type Format = B::Format;
+
+    fn new_vcpu_state(&self) -> Option<Self::VcpuState> {
+        Some(VcpuCell::new(GuestCpu { hw: B::new_vcpu()?, msrs: StoredMsrs::default() }))
+    }
+
+    #[inline]
+    fn word64(&self, address: MachineAddress) -> &AtomicU64 {
+        word(address)
+    }
+
+    #[inline]
+    fn word32(&self, address: MachineAddress) -> &AtomicU32 {
+        word(address)
+    }
+
+    #[inline]
+    fn word16(&self, address: MachineAddress) -> &AtomicU16 {
+        word(address)
+    }
+
+    #[inline]
+    fn byte(&self, address: MachineAddress) -> &AtomicU8 {
+        word(address)
+    }
+
+    fn read(&self, address: MachineAddress, bytes: &mut [u8]) {
+        // SAFETY: the source is RAM in the direct map (the core's promise); the destination is a Rust slice, which no
+        // guest frame overlaps. A guest may write meanwhile: `rep movsb` in assembly has no data-race rules, and the
+        // bytes are whatever they were.
+        unsafe { instr::copy_bytes(phys_to_virt(address.0), bytes.as_mut_ptr(), bytes.len()) };
+    }
+
+    fn write(&self, address: MachineAddress, bytes: &[u8]) {
+        // SAFETY: as for `read`, with the roles exchanged.
+        unsafe { instr::copy_bytes(bytes.as_ptr(), phys_to_virt(address.0), bytes.len()) };
+    }
+
+    fn zero(&self, first: Mfn, order: u32) {
+        // SAFETY: the frames are RAM in the direct map and belong to the core, which asks for it.
+        unsafe { instr::zero_bytes(phys_to_virt(first.0 << 12), 4096 << order) };
+    }
+
+    #[inline]
+    fn now(&self) -> u64 {
+        time::now_ns()
+    }
+
+    #[inline]
+    fn tsc(&self) -> u64 {
+        time::rdtsc()
+    }
+
+    fn tsc_scale(&self) -> TscScale {
+        let scale = time::scale();
+        TscScale {
+            mul: scale.mul,
+            shift: scale.shift,
+            tsc_base: scale.tsc_base,
+            ns_base: scale.ns_base,
+            khz: time::tsc_khz(),
+        }
+    }
+
+    fn wall_clock_base(&self) -> u64 {
+        time::wall_clock_base()
+    }
+
+    #[inline]
+    fn arm_timer(&self, deadline: Option<u64>) {
+        time::arm_timer(deadline);
+    }
+
+    #[inline]
+    fn this_cpu(&self) -> CpuId {
+        CpuId(cpu::this_cpu().id().0)
+    }
+
+    fn cpu_count(&self) -> usize {
+        cpu::cpu_count()
+    }
+
+    fn kick(&self, target: CpuId) {
+        apic::send_kick(cpu::CpuId(target.0));
+    }
+
+    fn relax(&self) {
+        core::hint::spin_loop();
+    }
+
+    fn interrupt_waiting(&self) -> bool {
+        cpu::take_interrupts();
+        let this = cpu::this_cpu();
+        this.kick_pending() || this.timer_pending()
+    }
+
+    fn console_write(&self, domain: Option<&str>, bytes: &[u8]) {
+        console::guest_write(domain, bytes);
+    }
+
+    fn log(&self, level: Level, line: fmt::Arguments<'_>) {
+        match level {
+            Level::Error => crate::error!("{line}"),
+            Level::Warn => crate::warn!("{line}"),
+            Level::Info => crate::info!("{line}"),
+            Level::Debug => crate::debug!("{line}"),
+        }
+    }
+
+    fn trace(&self, kind: u16, payload: &[u8]) {
+        trace_ring::record(kind, payload);
+    }
+
+    #[inline]
+    fn trace_enabled(&self, kind: u16) -> bool {
+        trace_ring::enabled(kind)
+    }
+}

@@ -1,0 +1,114 @@
+//! The hypervisor proper: the machine behind the core's [`Machine`] trait, the loop each processor runs, and the start.
+//!
+//! Everything here is generic over the virtualisation backend, which [`start`] chooses.
+
+use alloc::string::ToString;
+
+use ebb_core::cpuid::Policy;
+use ebb_core::heap::HeapConfig;
+use ebb_core::hypervisor::Config;
+use ebb_core::sched::SchedConfig;
+use ebb_core::{Hypervisor, VcpuRef};
+
+use crate::boot::Boot;
+use crate::exit::msr::StoredMsrs;
+use crate::options::options;
+use crate::virt::cell::VcpuCell;
+use crate::virt::svm::Svm;
+use crate::virt::{Backend, fpu};
+use crate::{boot, config, cpu, error, info, memory, power};
+
+mod machine;
+mod memory_setup;
+mod run;
+mod trace_ring;
+
+/// Status for the loader's tests: see docs/command-line.md.
+const STATUS_CANNOT_START: u8 = 0x13;
+
+/// The machine, for the core.
+pub struct Glue<B: Backend> {
+    /// What guests see of the processor.
+    pub policy: Policy,
+    backend: core::marker::PhantomData<B>,
+}
+
+/// A vCPU's state on the machine.
+pub struct GuestCpu<B: Backend> {
+    /// Registers and control block.
+    pub hw: B::Vcpu,
+    /// MSRs that are only remembered.
+    pub msrs: StoredMsrs,
+}
+
+/// A vCPU as the core holds it.
+pub type Vcpu<B> = VcpuRef<Glue<B>>;
+/// What [`ebb_core::Machine::VcpuState`] is here.
+pub type VcpuState<B> = VcpuCell<GuestCpu<B>>;
+
+/// Chooses the backend, builds the domains and runs them. The end of the boot processor's bring-up.
+pub fn start(boot: &Boot) -> ! {
+    // The one place that knows which vendors there are.
+    match Svm::probe() {
+        Ok(()) => start_with::<Svm>(boot),
+        Err(why) => refuse(format_args!("{why}; Ebb needs AMD SVM with nested paging")),
+    }
+}
+
+/// One clear line, and the end.
+pub fn refuse(why: core::fmt::Arguments<'_>) -> ! {
+    error!("cannot start: {why}");
+    power::power_off(STATUS_CANNOT_START)
+}
+
+fn start_with<B: Backend>(boot: &Boot) -> ! {
+    let modules: alloc::vec::Vec<_> = boot::modules()
+        .iter()
+        .map(|module| config::Module { bytes: boot::module_bytes(module), line: module.line.as_str() })
+        .collect();
+    let configs = match config::domains(&modules) {
+        Ok(configs) if configs.is_empty() => refuse(format_args!("no guests: give a boot archive or modules")),
+        Ok(configs) => configs,
+        Err(why) => refuse(format_args!("{why}")),
+    };
+    fpu::probe();
+    crate::exit::prepare();
+    let hv = create::<B>(boot);
+    enable_this_cpu::<B>();
+    run::release_others(hv);
+    for config in configs {
+        let name = config.name.clone();
+        match hv.build_domain(config) {
+            Ok(domain) => {
+                info!("domain {} ({name}): {} MiB, {} vCPUs", domain.id.0, domain.config.memory >> 20, domain.vcpus.len());
+                hv.start_domain(&domain);
+            }
+            Err(why) => refuse(format_args!("domain {name}: {why}")),
+        }
+    }
+    run::processor(hv)
+}
+
+/// Turns virtualisation on, on this processor; without it the machine cannot go on.
+fn enable_this_cpu<B: Backend>() {
+    fpu::enable_this_cpu();
+    if let Err(why) = B::enable_this_cpu() {
+        refuse(format_args!("processor {}: {why}", cpu::this_cpu().id().0));
+    }
+}
+
+fn create<B: Backend>(boot: &Boot) -> &'static Hypervisor<Glue<B>> {
+    let options = options();
+    let memory_setup::Frames { frames, ranges, hypervisor_frames } = memory_setup::take_memory();
+    let glue = Glue { policy: Policy::new(fpu::supported_xcr0()), backend: core::marker::PhantomData };
+    let config = Config {
+        heap: HeapConfig { frames, ranges, hypervisor_frames },
+        sched: SchedConfig { timeslice_ns: u64::from(options.timeslice_us) * 1000, ..SchedConfig::default() },
+        command_line: boot.info.command_line.to_string(),
+        sample_period: u64::from(options.sample_ms.unwrap_or(if options.trace { 500 } else { 0 })) * 1_000_000,
+    };
+    let hv = Hypervisor::new(glue, config);
+    trace_ring::start(&hv);
+    info!("{}, {} MiB for guests", B::NAME, memory::figures().free >> 20);
+    alloc::boxed::Box::leak(alloc::boxed::Box::new(hv))
+}

@@ -1,0 +1,160 @@
+//! The loop each processor runs: choose a vCPU, load it, enter it, serve its exits, until something wants the
+//! scheduler's attention.
+//!
+//! Interrupts are off here; physical interrupts are taken while a guest runs (they make it exit), in `cpu::idle`, and
+//! in `cpu::take_interrupts`. Their handlers only make a note on the CPU, which [`collect`] turns into the core's
+//! attention bits.
+#![allow(unsafe_code)] // The hypervisor's address travels to the other processors through a pointer.
+
+use core::sync::atomic::{AtomicPtr, Ordering};
+
+use ebb_core::Hypervisor;
+use ebb_core::hypervisor::{CpuAttention, PerCpu};
+
+use super::{Glue, GuestCpu, Vcpu, enable_this_cpu, trace_ring};
+use crate::cpu::{self, CpuId, Doing};
+use crate::exit::Context;
+use crate::power;
+use crate::virt::cell::Claim;
+use crate::virt::{Backend, VirtualCpu, VmExit};
+
+/// What the other processors run once there is a hypervisor: a function of no arguments, by its address.
+static OTHERS: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+/// The hypervisor, of the type that the function knows.
+static HYPERVISOR: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+
+/// Lets the processors in [`wait_for_start`] go on.
+pub fn release_others<B: Backend>(hv: &'static Hypervisor<Glue<B>>) {
+    HYPERVISOR.store(core::ptr::from_ref(hv).cast_mut().cast(), Ordering::Release);
+    let entry: fn() -> ! = other_processor::<B>;
+    OTHERS.store(entry as *mut (), Ordering::Release);
+    for number in 1..cpu::cpu_count() {
+        crate::apic::send_kick(CpuId(number as u16));
+    }
+}
+
+/// Where every processor but the first waits until the domains' hypervisor exists.
+pub fn wait_for_start() -> ! {
+    loop {
+        let entry = OTHERS.load(Ordering::Acquire);
+        if !entry.is_null() {
+            // SAFETY: `release_others` stored a `fn() -> !` there.
+            let entry = unsafe { core::mem::transmute::<*mut (), fn() -> !>(entry) };
+            entry();
+        }
+        cpu::this_cpu().take_kick();
+        if OTHERS.load(Ordering::Acquire).is_null() {
+            cpu::idle();
+        }
+    }
+}
+
+fn other_processor<B: Backend>() -> ! {
+    // SAFETY: `release_others::<B>` stored a leaked `Hypervisor<Glue<B>>` before it stored this function.
+    let hv = unsafe { &*HYPERVISOR.load(Ordering::Acquire).cast::<Hypervisor<Glue<B>>>() };
+    enable_this_cpu::<B>();
+    processor(hv)
+}
+
+/// The loop of one processor.
+pub fn processor<B: Backend>(hv: &'static Hypervisor<Glue<B>>) -> ! {
+    let mut next = hv.schedule();
+    loop {
+        next = match next {
+            Some(vcpu) => run(hv, &vcpu),
+            None => idle(hv),
+        };
+    }
+}
+
+/// Turns what the interrupt handlers noted into attention, and serves the timer.
+#[inline]
+fn collect<B: Backend>(hv: &Hypervisor<Glue<B>>, per_cpu: &PerCpu<Glue<B>>) {
+    let this = cpu::this_cpu();
+    if this.take_timer() {
+        per_cpu.withdraw(CpuAttention::TIMER);
+        hv.on_timer();
+    }
+    if this.take_kick() {
+        per_cpu.withdraw(CpuAttention::KICK);
+    }
+}
+
+/// Nothing to run: work that nobody waits for, then sleep until an interrupt.
+fn idle<B: Backend>(hv: &Hypervisor<Glue<B>>) -> Option<Vcpu<B>> {
+    let per_cpu = hv.cpu();
+    cpu::this_cpu().set_activity(Doing::Idle, 0, 0, 0);
+    loop {
+        cpu::take_interrupts();
+        collect(hv, per_cpu);
+        if let Some(vcpu) = hv.schedule() {
+            return Some(vcpu);
+        }
+        let more = hv.background_work();
+        trace_ring::drain_this_cpu();
+        if let Some(status) = hv.all_ended() {
+            trace_ring::finish(status);
+            power::power_off(status);
+        }
+        if !more && !per_cpu.attention().contains(CpuAttention::RESCHEDULE) {
+            cpu::idle();
+        }
+    }
+}
+
+/// Runs `vcpu` until the scheduler chooses something else, and returns that.
+fn run<B: Backend>(hv: &Hypervisor<Glue<B>>, vcpu: &Vcpu<B>) -> Option<Vcpu<B>> {
+    let per_cpu = hv.cpu();
+    let mut guest = vcpu.arch.claim();
+    guest.hw.load();
+    let next = loop {
+        collect(hv, per_cpu);
+        if !per_cpu.attention().is_empty() {
+            let next = hv.schedule();
+            if next.as_ref() != Some(vcpu) {
+                break next;
+            }
+            continue;
+        }
+        enter(hv, per_cpu, vcpu, &mut guest);
+    };
+    guest.hw.unload();
+    drop(guest);
+    hv.context_saved(vcpu);
+    next
+}
+
+/// One entry and the exit that ends it.
+#[inline]
+fn enter<B: Backend>(
+    hv: &Hypervisor<Glue<B>>,
+    per_cpu: &PerCpu<Glue<B>>,
+    vcpu: &Vcpu<B>,
+    guest: &mut Claim<'_, GuestCpu<B>>,
+) {
+    let domain = vcpu.domain();
+    // From here on a CPU that changes translations or wants this one's attention sends a kick, which ends the entry.
+    per_cpu.enter_guest(domain.id);
+    if !per_cpu.attention().is_empty() {
+        return per_cpu.leave_guest();
+    }
+    let mut plan = hv.prepare_entry(vcpu, guest.hw.interruptibility());
+    plan.flush_tlb = vcpu.translations_are_stale(per_cpu.id, domain.memory.translation_generation());
+    if let Some(state) = plan.start {
+        guest.hw.start(&state, domain.memory.nested_root());
+    }
+    guest.hw.prepare(&plan);
+    let this = cpu::this_cpu();
+    this.set_activity(Doing::Guest, domain.id.0, vcpu.id.0 as u16, 0);
+    let exit = guest.hw.run();
+    per_cpu.leave_guest();
+    this.set_activity(Doing::Exit, domain.id.0, vcpu.id.0 as u16, 0);
+    vcpu.count_exit();
+    if exit == VmExit::ExternalInterrupt {
+        cpu::take_interrupts();
+    }
+    if let Some(tpr) = guest.hw.take_changed_tpr() {
+        hv.set_tpr(vcpu, tpr);
+    }
+    Context { hv, vcpu, guest }.handle(exit);
+}

@@ -1,0 +1,162 @@
+//! The trace stream: a ring of records for each CPU, drained to COM2 when the CPU has nothing better to do, or when
+//! half of the ring is used.
+//!
+//! Only its own CPU writes a ring and drains it, so a ring needs no lock; the serial port has one (rank OUTPUT). A
+//! record that does not fit is dropped and counted, and the count is sent as a record of its own.
+
+use alloc::boxed::Box;
+use core::cell::RefCell;
+use core::sync::atomic::{AtomicU64, Ordering};
+
+use ebb_core::{Hypervisor, Machine};
+use shared_abi::trace_stream::{self, End, Lost, RecordHeader, Start, kind};
+use zerocopy::IntoBytes;
+
+use super::Glue;
+use crate::cpu::{self, MAX_CPUS};
+use crate::options::options;
+use crate::virt::Backend;
+use crate::{console, time};
+
+/// Bytes of a ring.
+const CAPACITY: usize = 32 << 10;
+/// Most bytes sent at a time on a CPU that has other work.
+const SLICE: usize = 4 << 10;
+
+struct Ring {
+    bytes: Box<[u8]>,
+    /// Bytes ever written and ever sent; their difference is in use.
+    head: usize,
+    tail: usize,
+    lost: u64,
+}
+
+static MASK: AtomicU64 = AtomicU64::new(0);
+static RINGS: [spin::Mutex<RefCell<Option<Ring>>>; MAX_CPUS] =
+    [const { spin::Mutex::new(RefCell::new(None)) }; MAX_CPUS];
+
+/// Makes the rings, if tracing was asked for, and sends the start record.
+pub fn start<B: Backend>(hv: &Hypervisor<Glue<B>>) {
+    if !options().trace {
+        return;
+    }
+    for ring in RINGS.iter().take(cpu::cpu_count()) {
+        let bytes = alloc::vec![0; CAPACITY].into_boxed_slice();
+        *ring.lock().borrow_mut() = Some(Ring { bytes, head: 0, tail: 0, lost: 0 });
+    }
+    MASK.store(options().trace_mask, Ordering::Relaxed);
+    let total = hv.heap.ledger().total;
+    let start = Start {
+        magic: trace_stream::MAGIC,
+        version: trace_stream::VERSION,
+        cpus: hv.machine.cpu_count() as u32,
+        tsc_khz: time::tsc_khz(),
+        total_pages: total,
+    };
+    record(kind::START, start.as_bytes());
+    drain_this_cpu();
+}
+
+/// Whether records of this kind are wanted.
+#[inline]
+pub fn enabled(kind: u16) -> bool {
+    MASK.load(Ordering::Relaxed) & (1 << (kind & 63)) != 0
+}
+
+/// Adds a record to this CPU's ring.
+pub fn record(kind: u16, payload: &[u8]) {
+    if !enabled(kind) {
+        return;
+    }
+    with_ring(|ring| {
+        if ring.lost > 0 {
+            let lost = Lost { count: ring.lost };
+            if ring.push(kind::LOST, lost.as_bytes()) {
+                ring.lost = 0;
+            }
+        }
+        if ring.lost > 0 || !ring.push(kind, payload) {
+            ring.lost += 1;
+        }
+        if ring.used() > CAPACITY / 2 {
+            ring.send(SLICE);
+        }
+    });
+}
+
+/// Sends what this CPU's ring holds.
+pub fn drain_this_cpu() {
+    if MASK.load(Ordering::Relaxed) != 0 {
+        with_ring(|ring| ring.send(CAPACITY));
+    }
+}
+
+/// Sends everything of every CPU, and the end record. The machine is about to stop: no other CPU has work.
+pub fn finish(status: u8) {
+    record(kind::END, End { status: u64::from(status) }.as_bytes());
+    for ring in RINGS.iter().take(cpu::cpu_count()) {
+        if let Some(ring) = ring.lock().borrow_mut().as_mut() {
+            ring.send(CAPACITY);
+        }
+    }
+}
+
+fn with_ring(action: impl FnOnce(&mut Ring)) {
+    let ring = RINGS[usize::from(cpu::this_cpu().id().0)].lock();
+    let mut ring = ring.borrow_mut();
+    if let Some(ring) = ring.as_mut() {
+        action(ring);
+    }
+}
+
+impl Ring {
+    fn used(&self) -> usize {
+        self.head.wrapping_sub(self.tail)
+    }
+
+    /// Appends a record; `false` when there is no room.
+    fn push(&mut self, kind: u16, payload: &[u8]) -> bool {
+        let length = (size_of::<RecordHeader>() + payload.len()).next_multiple_of(8);
+        if self.used() + length > CAPACITY {
+            return false;
+        }
+        let header = RecordHeader {
+            kind,
+            cpu: cpu::this_cpu().id().0,
+            length: length as u32,
+            time_ns: time::now_ns(),
+        };
+        let end = self.head.wrapping_add(length);
+        self.append(header.as_bytes());
+        self.append(payload);
+        while self.head != end {
+            self.append(&[0]);
+        }
+        true
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        let at = self.head % CAPACITY;
+        let first = bytes.len().min(CAPACITY - at);
+        self.bytes[at..at + first].copy_from_slice(&bytes[..first]);
+        self.bytes[..bytes.len() - first].copy_from_slice(&bytes[first..]);
+        self.head = self.head.wrapping_add(bytes.len());
+    }
+
+    /// Sends up to `most` bytes; records leave in one piece, since the port is not given up inside one call.
+    fn send(&mut self, most: usize) {
+        // A slice ends at a record's end, so that records of two CPUs do not mix.
+        let mut end = self.tail;
+        while end != self.head && end.wrapping_sub(self.tail) < most {
+            let mut length = [0; 4];
+            for (index, byte) in length.iter_mut().enumerate() {
+                *byte = self.bytes[end.wrapping_add(4 + index) % CAPACITY];
+            }
+            end = end.wrapping_add(u32::from_le_bytes(length) as usize);
+        }
+        let (from, length) = (self.tail % CAPACITY, end.wrapping_sub(self.tail));
+        let first = length.min(CAPACITY - from);
+        console::trace_write(&[&self.bytes[from..from + first], &self.bytes[..length - first]]);
+        self.tail = end;
+    }
+}

@@ -1,0 +1,159 @@
+//! The clock and the timer; see the module above.
+//!
+//! The constants are written once by [`init`] on the boot processor, before others run, and then only read.
+
+use super::calibrate;
+use super::scale::Scale;
+use crate::acpi::AcpiInfo;
+use crate::{apic, cpu, instr};
+use core::sync::atomic::{AtomicBool, Ordering};
+use spin::Once;
+
+pub use crate::instr::rdtsc;
+
+const NS_PER_SECOND: u64 = 1_000_000_000;
+
+struct Clock {
+    tsc_khz: u64,
+    tsc_to_ns: Scale,
+    ns_to_tsc: Scale,
+    tsc_to_apic: Scale,
+    /// TSC of the boot processor at time 0.
+    base: u64,
+}
+
+static CLOCK: Once<Clock> = Once::new();
+static TSC_DEADLINE: AtomicBool = AtomicBool::new(false);
+
+/// Nothing was found to calibrate against.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NoReference;
+
+/// Decides the timer's mode; before the local APIC is initialised.
+pub(crate) fn choose_timer() {
+    let deadline = raw_cpuid::CpuId::new()
+        .get_feature_info()
+        .is_some_and(|features| features.has_tsc_deadline());
+    TSC_DEADLINE.store(deadline, Ordering::Relaxed);
+}
+
+/// True when timers are armed by TSC value.
+#[inline(always)]
+pub fn uses_tsc_deadline() -> bool {
+    TSC_DEADLINE.load(Ordering::Relaxed)
+}
+
+/// Calibrates TSC and local APIC timer: at least 10 ms pass. On the boot processor, once.
+///
+/// # Errors
+/// [`NoReference`] when neither PM timer nor PIT runs.
+pub(crate) fn init(acpi: &AcpiInfo) -> Result<&'static str, NoReference> {
+    let rates = calibrate::measure(acpi.pm_timer).ok_or(NoReference)?;
+    CLOCK.call_once(|| Clock {
+        tsc_khz: (rates.tsc_hz + 500) / 1000,
+        tsc_to_ns: Scale::new(rates.tsc_hz, NS_PER_SECOND),
+        ns_to_tsc: Scale::new(NS_PER_SECOND, rates.tsc_hz),
+        tsc_to_apic: Scale::new(rates.tsc_hz, rates.apic_hz),
+        base: rdtsc(),
+    });
+    Ok(rates.reference)
+}
+
+#[inline(always)]
+fn clock() -> &'static Clock {
+    CLOCK.get().expect("time is used after it is calibrated")
+}
+
+/// This processor's TSC, corrected so that all processors agree.
+#[inline(always)]
+pub fn common_tsc() -> u64 {
+    rdtsc().wrapping_add_signed(cpu::this_cpu().tsc_adjust().load(Ordering::Relaxed))
+}
+
+/// Nanoseconds since the clock was calibrated, the same on all processors.
+#[inline(always)]
+pub fn now_ns() -> u64 {
+    let clock = clock();
+    clock
+        .tsc_to_ns
+        .apply(common_tsc().saturating_sub(clock.base))
+}
+
+/// As [`now_ns`], 0 before there is a clock.
+pub fn now_ns_or_zero() -> u64 {
+    if CLOCK.is_completed() { now_ns() } else { 0 }
+}
+
+/// The TSC's rate in kHz.
+#[inline(always)]
+pub fn tsc_khz() -> u64 {
+    clock().tsc_khz
+}
+
+/// The nanosecond at which [`common_tsc`] has the value `tsc`.
+#[inline(always)]
+pub fn tsc_to_ns(tsc: u64) -> u64 {
+    let clock = clock();
+    clock.tsc_to_ns.apply(tsc.saturating_sub(clock.base))
+}
+
+/// The value [`common_tsc`] has at nanosecond `ns`.
+#[inline(always)]
+pub fn ns_to_tsc(ns: u64) -> u64 {
+    let clock = clock();
+    clock.ns_to_tsc.apply(ns).saturating_add(clock.base)
+}
+
+/// Arms this processor's timer for `deadline`, in ns as [`now_ns`] counts, or disarms it.
+///
+/// It never fires early by more than the clocks' rounding, with one exception: a deadline further away than the local
+/// APIC's 32-bit counter reaches fires when that ends, and the caller arms it again. A deadline in the past fires at
+/// once. Arming what is armed already costs nothing.
+#[inline]
+pub fn arm_timer(deadline: Option<u64>) {
+    let armed = cpu::this_cpu().timer_deadline();
+    // 0 stands for none; nanosecond 0 is long past.
+    let wanted = deadline.map_or(0, |ns| ns.max(1));
+    if armed.load(Ordering::Relaxed) == wanted {
+        return;
+    }
+    armed.store(wanted, Ordering::Relaxed);
+    if wanted == 0 {
+        if uses_tsc_deadline() {
+            apic::set_timer_deadline(0)
+        } else {
+            apic::set_timer_count(0)
+        }
+        return;
+    }
+    let tsc = ns_to_tsc(wanted);
+    if uses_tsc_deadline() {
+        let own = tsc.wrapping_add_signed(-cpu::this_cpu().tsc_adjust().load(Ordering::Relaxed));
+        apic::set_timer_deadline(own.max(1));
+    } else {
+        let left = tsc.saturating_sub(common_tsc());
+        // Rounded up, so that the deadline has passed when it fires.
+        let count = clock().tsc_to_apic.apply(left).saturating_add(1);
+        apic::set_timer_count(u32::try_from(count).unwrap_or(u32::MAX));
+    }
+}
+
+/// Waits actively. Only for bring-up and the way down.
+pub fn delay_us(us: u64) {
+    let end = now_ns().saturating_add(us * 1000);
+    while now_ns() < end {
+        core::hint::spin_loop();
+    }
+}
+
+/// Waits about `us` µs before or after there is a clock: I/O port reads take about a microsecond each.
+pub(crate) fn rough_delay_us(us: u64) {
+    for _ in 0..us {
+        // The POST code port: reading it has no effect.
+        #[expect(unsafe_code, reason = "a harmless port read as a delay")]
+        // SAFETY: port 0x80 has no side effects on a PC.
+        unsafe {
+            instr::inb(0x80)
+        };
+    }
+}

@@ -1,0 +1,248 @@
+//! The vendor border: what a virtualisation extension must offer, and the neutral form of its exits.
+//!
+//! `svm` and `vmx` implement [`Backend`] and [`VirtualCpu`], file by file alike. They translate; they decide nothing.
+//! Everything above (the exit dispatcher, the core, the run loop) is generic over the backend and chosen once, at
+//! boot, by [`crate::glue::start`].
+
+use core::fmt;
+
+use ebb_core::hypercall::{GuestPaging, Width};
+use ebb_core::p2m::EntryFormat;
+use ebb_core::vcpu::{EntryPlan, Interruptibility, StartState};
+use shared_abi::xen::Mfn;
+
+pub mod cell;
+pub mod fpu;
+pub mod svm;
+
+/// Numbers of the general registers, as instructions encode them.
+pub mod register {
+    /// Accumulator.
+    pub const RAX: usize = 0;
+    /// Counter.
+    pub const RCX: usize = 1;
+    /// Data.
+    pub const RDX: usize = 2;
+    /// Base.
+    pub const RBX: usize = 3;
+    /// Stack pointer.
+    pub const RSP: usize = 4;
+    /// Source index.
+    pub const RSI: usize = 6;
+    /// Destination index.
+    pub const RDI: usize = 7;
+    /// First register with a number for a name.
+    pub const R8: usize = 8;
+    /// Used for the fourth argument of hypercalls.
+    pub const R10: usize = 10;
+}
+
+/// Exceptions that are injected or looked at, by vector.
+pub mod vector {
+    /// #DB.
+    pub const DEBUG: u8 = 1;
+    /// #UD.
+    pub const UNDEFINED_OPCODE: u8 = 6;
+    /// #GP.
+    pub const GENERAL_PROTECTION: u8 = 13;
+    /// #PF.
+    pub const PAGE_FAULT: u8 = 14;
+    /// #AC.
+    pub const ALIGNMENT_CHECK: u8 = 17;
+    /// #MC.
+    pub const MACHINE_CHECK: u8 = 18;
+}
+
+/// A virtualisation extension of one vendor.
+pub trait Backend: Sized + Send + Sync + 'static {
+    /// Its name, for people.
+    const NAME: &'static str;
+    /// The instruction by which its guests call the hypervisor.
+    const HYPERCALL_INSTRUCTION: [u8; 3];
+    /// Its nested page-table format.
+    type Format: EntryFormat;
+    /// Its state for a vCPU.
+    type Vcpu: VirtualCpu;
+
+    /// Whether this machine has what Ebb needs; otherwise one line that says what is missing.
+    fn probe() -> Result<(), &'static str>;
+    /// Turns the extension on, on the CPU this runs on.
+    fn enable_this_cpu() -> Result<(), &'static str>;
+    /// State for a new vCPU, or `None` when memory is short.
+    fn new_vcpu() -> Option<Self::Vcpu>;
+}
+
+/// What an exit was about, in neutral terms. Register values are read through [`VirtualCpu`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum VmExit {
+    /// A physical interrupt waits to be taken.
+    ExternalInterrupt,
+    /// A physical NMI came.
+    Nmi,
+    /// The guest can now take the interrupt or NMI that waited.
+    Window,
+    /// VMMCALL or VMCALL.
+    Hypercall,
+    /// CPUID.
+    Cpuid,
+    /// HLT.
+    Halt,
+    /// A spin loop was noticed, or PAUSE.
+    Pause,
+    /// RDMSR.
+    ReadMsr,
+    /// WRMSR.
+    WriteMsr,
+    /// XSETBV.
+    SetXcr,
+    /// WBINVD, INVD: nothing to do, no guest has a device.
+    CacheControl,
+    /// An instruction no guest may use here.
+    Undefined,
+    /// An instruction that faults by policy (RDPMC).
+    Forbidden,
+    /// IN or OUT.
+    Io(IoAccess),
+    /// An access that the nested tables do not allow.
+    NestedFault(NestedFault),
+    /// An exception that is only watched and goes back to the guest.
+    Exception {
+        /// Which.
+        vector: u8,
+        /// Its error code.
+        error: Option<u32>,
+    },
+    /// Shutdown: the guest's triple fault.
+    TripleFault,
+    /// The vCPU's state could not be entered: a guest cannot cause this by itself on purpose, the report says why.
+    InvalidState,
+    /// An exit without a meaning here; the raw reason.
+    Unknown(u64),
+}
+
+/// One port access, or a string of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoAccess {
+    /// Port.
+    pub port: u16,
+    /// Bytes: 1, 2 or 4.
+    pub size: u8,
+    /// IN or INS.
+    pub input: bool,
+    /// INS or OUTS.
+    pub string: bool,
+    /// With a REP prefix.
+    pub repeated: bool,
+    /// Address size in bytes, for string forms.
+    pub address_size: u8,
+    /// Bits of the segment used by OUTS: index as in [`VirtualCpu::segment_base`].
+    pub segment: u8,
+}
+
+/// A nested page fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NestedFault {
+    /// Guest-physical address.
+    pub address: u64,
+    /// A write.
+    pub write: bool,
+    /// An instruction fetch.
+    pub fetch: bool,
+    /// The translation exists and forbids the access.
+    pub present: bool,
+}
+
+/// Bytes of the instruction that exited, when the hardware offers them.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct InstructionBytes {
+    /// The bytes.
+    pub bytes: [u8; 15],
+    /// How many are valid.
+    pub length: usize,
+}
+
+/// Segments by their encoding in instructions.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+#[allow(missing_docs)]
+pub enum SegmentName {
+    Es = 0,
+    Cs = 1,
+    Ss = 2,
+    Ds = 3,
+    Fs = 4,
+    Gs = 5,
+}
+
+impl SegmentName {
+    /// The segment with this number; numbers that do not exist mean the data segment.
+    pub fn from_number(number: u8) -> Self {
+        match number {
+            0 => Self::Es,
+            1 => Self::Cs,
+            2 => Self::Ss,
+            4 => Self::Fs,
+            5 => Self::Gs,
+            _ => Self::Ds,
+        }
+    }
+}
+
+/// A vCPU's hardware state. Used only by the CPU that holds it (see [`cell::VcpuCell`]).
+pub trait VirtualCpu: Send {
+    /// Begins from `state`, with translations through the table at `nested_root`.
+    fn start(&mut self, state: &StartState, nested_root: Mfn);
+    /// Becomes the vCPU of this CPU: what is not switched at every entry is loaded.
+    fn load(&mut self);
+    /// Stops being the vCPU of this CPU.
+    fn unload(&mut self);
+    /// Applies what must hold at the next entry, except `start`.
+    fn prepare(&mut self, plan: &EntryPlan);
+    /// Runs the guest until an exit.
+    fn run(&mut self) -> VmExit;
+
+    /// A general register.
+    fn general(&self, number: usize) -> u64;
+    /// Changes a general register.
+    fn set_general(&mut self, number: usize, value: u64);
+    /// Instruction pointer.
+    fn rip(&self) -> u64;
+    /// Changes the instruction pointer and ends the interrupt shadow.
+    fn set_rip(&mut self, rip: u64);
+    /// Steps over the instruction that exited; `length` is used when the hardware does not say.
+    fn advance(&mut self, length: u64);
+    /// Flags.
+    fn rflags(&self) -> u64;
+    /// Changes the flags.
+    fn set_rflags(&mut self, rflags: u64);
+    /// Translation state.
+    fn paging(&self) -> GuestPaging;
+    /// Width of the code that runs.
+    fn width(&self) -> Width;
+    /// Base of a segment (0 in 64-bit mode except fs and gs).
+    fn segment_base(&self, segment: SegmentName) -> u64;
+    /// Bits of a code address and operand default: 16, 32 or 64.
+    fn code_bits(&self) -> u32;
+    /// Whether events can be taken now.
+    fn interruptibility(&self) -> Interruptibility;
+    /// Puts an exception before the guest at the next entry.
+    fn inject_exception(&mut self, vector: u8, error: Option<u32>);
+    /// Sets the address register that goes with a page fault (CR2).
+    fn set_page_fault_address(&mut self, address: u64);
+    /// The bytes of the instruction that caused a nested fault, if the hardware kept them.
+    fn instruction_bytes(&self) -> InstructionBytes;
+    /// Task priority as the guest last set it by CR8 (bits 7:4 of TPR), when that differs from what was set here.
+    fn take_changed_tpr(&mut self) -> Option<u8>;
+    /// Tells the hardware the task priority.
+    fn set_tpr(&mut self, tpr: u8);
+    /// An MSR whose value lives in the control block; `None` if this one does not.
+    fn read_msr(&self, msr: u32) -> Option<u64>;
+    /// Writes such an MSR. `false` if it does not live here.
+    fn write_msr(&mut self, msr: u32, value: u64) -> bool;
+    /// The XCR0 the guest runs with.
+    fn xcr0(&self) -> u64;
+    /// Changes it, now.
+    fn set_xcr0(&mut self, value: u64);
+    /// A report of the state, for people.
+    fn describe(&self, out: &mut dyn fmt::Write) -> fmt::Result;
+}

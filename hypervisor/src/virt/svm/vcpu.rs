@@ -1,0 +1,451 @@
+//! A vCPU on SVM: its control block, general registers and extended state.
+#![allow(unsafe_code)] // The world switch itself.
+
+use alloc::boxed::Box;
+use core::fmt;
+
+use ebb_core::hypercall::{GuestPaging, Width};
+use ebb_core::vcpu::{EntryPlan, Injection, Interruptibility, Segment, StartState};
+use shared_abi::xen::Mfn;
+
+use super::asid::{self, Asid};
+use super::vmcb::{ControlArea, SaveArea, Vmcb, VmcbSegment, clean, event, exit as code, intercept, tlb_control, vintr};
+use super::{EFER_SVME, exit, feature, has, host_block, permissions, run};
+use crate::cpu::this_cpu;
+use crate::memory;
+use crate::virt::fpu::Fpu;
+use crate::virt::{InstructionBytes, SegmentName, VirtualCpu, VmExit, register, vector};
+
+const CS_LONG: u16 = 1 << 9;
+const CS_DEFAULT_32: u16 = 1 << 10;
+const EFER_LMA: u64 = 1 << 10;
+const RFLAGS_IF: u64 = 1 << 9;
+const RESET_PAT: u64 = 0x0007_0406_0007_0406;
+/// PAUSEs of a tight loop before an exit, and the gap in cycles that still counts as tight.
+const PAUSE_COUNT: u16 = 3000;
+const PAUSE_THRESHOLD: u16 = 128;
+
+const MSR_EFER: u32 = 0xc000_0080;
+const MSR_PAT: u32 = 0x277;
+const MSR_DEBUGCTL: u32 = 0x1d9;
+
+/// A vCPU on SVM.
+pub struct SvmVcpu {
+    vmcb: Box<Vmcb>,
+    vmcb_address: u64,
+    registers: run::GuestRegisters,
+    fpu: Fpu,
+    asid: Asid,
+    /// Parts of the control block that the CPU may still hold; see [`clean`].
+    clean: u64,
+    /// CPU the block was last entered on.
+    last_cpu: u16,
+    /// An NMI handler runs (an NMI was injected and no IRET seen).
+    nmi_blocked: bool,
+    /// The IRET of an NMI handler is about to run: blocked for one more entry.
+    nmi_ending: bool,
+    /// Task priority as last told to the hardware.
+    tpr: u8,
+}
+
+fn segment(from: &Segment) -> VmcbSegment {
+    VmcbSegment { selector: from.selector, attributes: from.attributes, limit: from.limit, base: from.base }
+}
+
+impl SvmVcpu {
+    /// A vCPU that must be started before it is entered.
+    pub fn new() -> Self {
+        // SAFETY: a control block is integers only, for which zero is a value; zero is what reserved space must be.
+        let vmcb: Box<Vmcb> = unsafe { Box::<Vmcb>::new_zeroed().assume_init() };
+        let vmcb_address = memory::virt_to_phys((&raw const *vmcb).cast());
+        Self {
+            vmcb,
+            vmcb_address,
+            registers: run::GuestRegisters::default(),
+            fpu: Fpu::new(),
+            asid: Asid::NONE,
+            clean: 0,
+            last_cpu: u16::MAX,
+            nmi_blocked: false,
+            nmi_ending: false,
+            tpr: 0,
+        }
+    }
+
+    fn set_up_control(control: &mut ControlArea, nested_root: Mfn) {
+        let (io, msr) = permissions::addresses();
+        control.intercept_exceptions =
+            1 << vector::DEBUG | 1 << vector::ALIGNMENT_CHECK | 1 << vector::MACHINE_CHECK;
+        control.intercept_misc1 = intercept::INTR
+            | intercept::NMI
+            | intercept::SMI
+            | intercept::INIT
+            | intercept::RDPMC
+            | intercept::CPUID
+            | intercept::INVD
+            | intercept::HLT
+            | intercept::INVLPGA
+            | intercept::IOIO
+            | intercept::MSR
+            | intercept::FERR_FREEZE
+            | intercept::SHUTDOWN;
+        control.intercept_misc2 = intercept::SVM_INSTRUCTIONS
+            | intercept::WBINVD
+            | intercept::MONITOR
+            | intercept::XSETBV
+            | intercept::RDPRU;
+        if has(feature::PAUSE_FILTER) {
+            control.intercept_misc1 |= intercept::PAUSE;
+            control.pause_filter_count = PAUSE_COUNT;
+            control.pause_filter_threshold = if has(feature::PAUSE_THRESHOLD) { PAUSE_THRESHOLD } else { 0 };
+        }
+        control.iopm_base = io;
+        control.msrpm_base = msr;
+        control.vintr = vintr::MASKING;
+        control.interrupt_shadow = 0;
+        control.event_injection = 0;
+        control.exit_int_info = 0;
+        control.nested_control = 1;
+        control.nested_cr3 = nested_root.0 << 12;
+    }
+
+    fn set_up_save(save: &mut SaveArea, state: &StartState) {
+        save.es = segment(&state.es);
+        save.cs = segment(&state.cs);
+        save.ss = segment(&state.ss);
+        save.ds = segment(&state.ds);
+        save.fs = segment(&state.es);
+        save.gs = segment(&state.es);
+        save.gdtr = VmcbSegment { limit: 0xffff, ..VmcbSegment::default() };
+        save.ldtr = VmcbSegment { attributes: 0x82, limit: 0xffff, ..VmcbSegment::default() };
+        save.idtr = VmcbSegment { limit: 0xffff, ..VmcbSegment::default() };
+        save.tr = segment(&state.tr);
+        save.cpl = 0;
+        save.efer = state.efer | EFER_SVME;
+        save.cr0 = state.cr0;
+        save.cr2 = 0;
+        save.cr3 = state.cr3;
+        save.cr4 = state.cr4;
+        save.dr6 = 0xffff_0ff0;
+        save.dr7 = 0x400;
+        save.rflags = state.rflags | 2;
+        save.rip = state.rip;
+        save.rsp = state.general[register::RSP];
+        save.rax = state.general[register::RAX];
+        save.g_pat = RESET_PAT;
+        save.debug_control = 0;
+        for value in [
+            &mut save.star,
+            &mut save.lstar,
+            &mut save.cstar,
+            &mut save.sfmask,
+            &mut save.kernel_gs_base,
+            &mut save.sysenter_cs,
+            &mut save.sysenter_esp,
+            &mut save.sysenter_eip,
+        ] {
+            *value = 0;
+        }
+    }
+
+    /// Gives the entry an address-space identifier, a new one where translations must go.
+    fn place(&mut self, flush: bool) {
+        let cpu = this_cpu().id;
+        let control = &mut self.vmcb.control;
+        if self.last_cpu != cpu.0 {
+            self.last_cpu = cpu.0;
+            self.clean = 0;
+        }
+        control.tlb_control = tlb_control::NONE;
+        if !self.asid.is_valid_on(cpu) || (flush && !has(feature::FLUSH_BY_ASID)) {
+            let (asid, flush_all) = asid::allocate(cpu);
+            self.asid = asid;
+            control.asid = asid.number;
+            control.tlb_control = if flush_all { tlb_control::FLUSH_ALL } else { tlb_control::NONE };
+            self.clean &= !clean::ASID;
+        } else if flush {
+            control.tlb_control = tlb_control::FLUSH_ASID;
+        }
+    }
+
+    /// Asks for an exit when the guest can next take an interrupt, or withdraws that.
+    fn set_window(&mut self, wanted: bool) {
+        let control = &mut self.vmcb.control;
+        let open = control.intercept_misc1 & intercept::VINTR != 0;
+        if wanted == open {
+            return;
+        }
+        if wanted {
+            control.vintr |= vintr::IRQ | vintr::IGNORE_TPR;
+            control.intercept_misc1 |= intercept::VINTR;
+        } else {
+            control.vintr &= !(vintr::IRQ | vintr::IGNORE_TPR);
+            control.intercept_misc1 &= !intercept::VINTR;
+        }
+        self.clean &= !(clean::TPR | clean::INTERCEPTS);
+    }
+
+    /// What an exit leaves behind that must be kept for the next entry.
+    fn after_exit(&mut self) {
+        self.nmi_ending = false;
+        let control = &mut self.vmcb.control;
+        control.event_injection = 0;
+        if control.exit_code == code::IRET {
+            control.intercept_misc1 &= !intercept::IRET;
+            self.clean &= !clean::INTERCEPTS;
+            self.nmi_blocked = false;
+            self.nmi_ending = true;
+        }
+        let interrupted = control.exit_int_info;
+        if interrupted & event::VALID != 0 {
+            // An INT n is executed again from its own address; everything else is injected again.
+            if interrupted & event::TYPE_MASK != event::TYPE_SOFTWARE {
+                control.event_injection = interrupted;
+            }
+            control.exit_int_info = 0;
+        }
+        if control.exit_code == code::VINTR {
+            self.set_window(false);
+        }
+    }
+
+    fn is_64_bit(&self) -> bool {
+        self.vmcb.save.cs.attributes & CS_LONG != 0 && self.vmcb.save.efer & EFER_LMA != 0
+    }
+}
+
+impl VirtualCpu for SvmVcpu {
+    fn start(&mut self, state: &StartState, nested_root: Mfn) {
+        Self::set_up_control(&mut self.vmcb.control, nested_root);
+        Self::set_up_save(&mut self.vmcb.save, state);
+        self.registers.0 = [0; 16];
+        self.registers.0[..8].copy_from_slice(&state.general);
+        self.clean = 0;
+        self.asid = Asid::NONE;
+        self.nmi_blocked = false;
+        self.nmi_ending = false;
+        self.tpr = 0;
+    }
+
+    fn load(&mut self) {
+        self.fpu.load();
+    }
+
+    fn unload(&mut self) {
+        self.fpu.save();
+    }
+
+    fn prepare(&mut self, plan: &EntryPlan) {
+        self.place(plan.flush_tlb);
+        self.set_window(plan.interrupt_window || (plan.nmi_window && !self.nmi_blocked));
+        match plan.inject {
+            Some(Injection::External(number)) => {
+                self.vmcb.control.event_injection = event::VALID | event::TYPE_EXTERNAL | u64::from(number);
+            }
+            Some(Injection::Nmi) => {
+                self.vmcb.control.event_injection = event::VALID | event::TYPE_NMI | 2;
+                self.vmcb.control.intercept_misc1 |= intercept::IRET;
+                self.clean &= !clean::INTERCEPTS;
+                self.nmi_blocked = true;
+            }
+            None => {}
+        }
+    }
+
+    fn run(&mut self) -> VmExit {
+        self.vmcb.control.clean_bits = if has(feature::CLEAN_BITS) { self.clean } else { 0 };
+        // SAFETY: the control block is ours, complete (`start`), and in memory that stays; the host block of this CPU
+        // was filled by `enable_this_cpu`; SVM is on; the hypervisor runs with interrupts off.
+        unsafe { run::svm_run(self.vmcb_address, &raw mut self.registers, host_block()) };
+        self.clean = clean::ALL;
+        self.after_exit();
+        exit::translate(&self.vmcb.control)
+    }
+
+    fn general(&self, number: usize) -> u64 {
+        match number {
+            register::RAX => self.vmcb.save.rax,
+            register::RSP => self.vmcb.save.rsp,
+            other => self.registers.0[other],
+        }
+    }
+
+    fn set_general(&mut self, number: usize, value: u64) {
+        match number {
+            register::RAX => self.vmcb.save.rax = value,
+            register::RSP => self.vmcb.save.rsp = value,
+            other => self.registers.0[other] = value,
+        }
+    }
+
+    fn rip(&self) -> u64 {
+        self.vmcb.save.rip
+    }
+
+    fn set_rip(&mut self, rip: u64) {
+        self.vmcb.save.rip = if self.is_64_bit() { rip } else { rip & 0xffff_ffff };
+        self.vmcb.control.interrupt_shadow &= !1;
+    }
+
+    fn advance(&mut self, length: u64) {
+        let control = &self.vmcb.control;
+        let next = if control.exit_code == code::IOIO {
+            control.exit_info_2
+        } else if has(feature::NEXT_RIP) && control.next_rip != 0 {
+            control.next_rip
+        } else {
+            let known = exit::instruction_length(control.exit_code);
+            self.vmcb.save.rip.wrapping_add(if known == 0 { length } else { known })
+        };
+        self.set_rip(next);
+    }
+
+    fn rflags(&self) -> u64 {
+        self.vmcb.save.rflags
+    }
+
+    fn set_rflags(&mut self, rflags: u64) {
+        self.vmcb.save.rflags = rflags | 2;
+    }
+
+    fn paging(&self) -> GuestPaging {
+        let save = &self.vmcb.save;
+        GuestPaging { cr0: save.cr0, cr3: save.cr3, cr4: save.cr4, efer: save.efer & !EFER_SVME, cpl: save.cpl }
+    }
+
+    fn width(&self) -> Width {
+        if self.is_64_bit() { Width::Bits64 } else { Width::Bits32 }
+    }
+
+    fn segment_base(&self, segment: SegmentName) -> u64 {
+        let save = &self.vmcb.save;
+        let value = match segment {
+            SegmentName::Es => save.es,
+            SegmentName::Cs => save.cs,
+            SegmentName::Ss => save.ss,
+            SegmentName::Ds => save.ds,
+            SegmentName::Fs => save.fs,
+            SegmentName::Gs => save.gs,
+        };
+        let flat = self.is_64_bit() && !matches!(segment, SegmentName::Fs | SegmentName::Gs);
+        if flat { 0 } else { value.base }
+    }
+
+    fn code_bits(&self) -> u32 {
+        match self.vmcb.save.cs.attributes {
+            _ if self.is_64_bit() => 64,
+            attributes if attributes & CS_DEFAULT_32 != 0 => 32,
+            _ => 16,
+        }
+    }
+
+    fn interruptibility(&self) -> Interruptibility {
+        let control = &self.vmcb.control;
+        let shadow = control.interrupt_shadow & 1 != 0;
+        Interruptibility {
+            interrupts: self.vmcb.save.rflags & RFLAGS_IF != 0 && !shadow,
+            nmi: !self.nmi_blocked && !self.nmi_ending && !shadow,
+            occupied: control.event_injection & event::VALID != 0,
+        }
+    }
+
+    fn inject_exception(&mut self, number: u8, error: Option<u32>) {
+        let mut value = event::VALID | event::TYPE_EXCEPTION | u64::from(number);
+        if let Some(error) = error {
+            value |= event::ERROR_VALID | u64::from(error) << 32;
+        }
+        self.vmcb.control.event_injection = value;
+    }
+
+    fn set_page_fault_address(&mut self, address: u64) {
+        self.vmcb.save.cr2 = address;
+        self.clean &= !clean::CR2;
+    }
+
+    fn instruction_bytes(&self) -> InstructionBytes {
+        let control = &self.vmcb.control;
+        let length = usize::from(control.instruction_length & 0xf);
+        let usable = has(feature::DECODE_ASSISTS) && length > 0;
+        InstructionBytes { bytes: control.instruction_bytes, length: if usable { length } else { 0 } }
+    }
+
+    fn take_changed_tpr(&mut self) -> Option<u8> {
+        let now = ((self.vmcb.control.vintr & vintr::TPR_MASK) << 4) as u8;
+        (now != self.tpr & 0xf0).then(|| {
+            self.tpr = now;
+            now
+        })
+    }
+
+    fn set_tpr(&mut self, tpr: u8) {
+        if self.tpr != tpr {
+            self.tpr = tpr;
+            let control = &mut self.vmcb.control;
+            control.vintr = control.vintr & !vintr::TPR_MASK | u64::from(tpr >> 4);
+            self.clean &= !clean::TPR;
+        }
+    }
+
+    fn read_msr(&self, msr: u32) -> Option<u64> {
+        let save = &self.vmcb.save;
+        Some(match msr {
+            MSR_EFER => save.efer & !EFER_SVME,
+            MSR_PAT => save.g_pat,
+            MSR_DEBUGCTL => save.debug_control,
+            _ => return None,
+        })
+    }
+
+    fn write_msr(&mut self, msr: u32, value: u64) -> bool {
+        let save = &mut self.vmcb.save;
+        match msr {
+            MSR_EFER => {
+                save.efer = value | EFER_SVME;
+                self.clean &= !clean::CRX;
+            }
+            MSR_PAT => {
+                save.g_pat = value;
+                self.clean &= !clean::NESTED;
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn xcr0(&self) -> u64 {
+        self.fpu.xcr0
+    }
+
+    fn set_xcr0(&mut self, value: u64) {
+        self.fpu.set_xcr0(value);
+    }
+
+    fn describe(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        let (save, control) = (&self.vmcb.save, &self.vmcb.control);
+        writeln!(
+            out,
+            "rip {:#x} cs {:#x}/{:#x} rflags {:#x} rsp {:#x} cpl {}",
+            save.rip, save.cs.selector, save.cs.attributes, save.rflags, save.rsp, save.cpl
+        )?;
+        writeln!(
+            out,
+            "cr0 {:#x} cr2 {:#x} cr3 {:#x} cr4 {:#x} efer {:#x}",
+            save.cr0, save.cr2, save.cr3, save.cr4, save.efer
+        )?;
+        for (index, pair) in self.registers.0.chunks_exact(4).enumerate() {
+            writeln!(out, "r{:<2} {:016x} {:016x} {:016x} {:016x}", index * 4, pair[0], pair[1], pair[2], pair[3])?;
+        }
+        writeln!(
+            out,
+            "rax {:#x}; exit {:#x} info {:#x} {:#x} intinfo {:#x} inject {:#x} vintr {:#x} nested cr3 {:#x}",
+            save.rax,
+            control.exit_code,
+            control.exit_info_1,
+            control.exit_info_2,
+            control.exit_int_info,
+            control.event_injection,
+            control.vintr,
+            control.nested_cr3
+        )
+    }
+}
