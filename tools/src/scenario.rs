@@ -58,9 +58,10 @@ impl Default for Host {
     }
 }
 
+/// A domain as a scenario writes it.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
-struct DomainToml {
+pub struct DomainToml {
     name: String,
     memory: Size,
     maxmem: Option<Size>,
@@ -84,6 +85,29 @@ fn one() -> u32 {
 
 fn weight_default() -> u32 {
     WEIGHT_DEFAULT
+}
+
+impl DomainToml {
+    /// The domain, its paths starting at `base`.
+    #[must_use]
+    pub fn to_domain(&self, base: &Path) -> Domain {
+        let image = |path: &String| base.join(path).to_string_lossy().into_owned();
+        Domain {
+            name: self.name.clone(),
+            memory: self.memory,
+            maxmem: self.maxmem.unwrap_or(self.memory),
+            vcpus: self.vcpus,
+            weight: self.weight,
+            privileged: self.privileged,
+            kernel: self
+                .kernel
+                .as_ref()
+                .map_or_else(|| BUILT_IN_GUEST.to_owned(), image),
+            ramdisk: self.ramdisk.as_ref().map(image),
+            on_reboot: self.on_reboot,
+            args: self.args.trim().to_owned(),
+        }
+    }
 }
 
 impl Scenario {
@@ -126,24 +150,9 @@ impl Scenario {
     /// The domains, their images as paths on this host or [`BUILT_IN_GUEST`].
     #[must_use]
     pub fn domains(&self) -> Vec<Domain> {
-        let image = |path: &String| self.base.join(path).to_string_lossy().into_owned();
         self.domains
             .iter()
-            .map(|d| Domain {
-                name: d.name.clone(),
-                memory: d.memory,
-                maxmem: d.maxmem.unwrap_or(d.memory),
-                vcpus: d.vcpus,
-                weight: d.weight,
-                privileged: d.privileged,
-                kernel: d
-                    .kernel
-                    .as_ref()
-                    .map_or_else(|| BUILT_IN_GUEST.to_owned(), image),
-                ramdisk: d.ramdisk.as_ref().map(image),
-                on_reboot: d.on_reboot,
-                args: d.args.trim().to_owned(),
-            })
+            .map(|d| d.to_domain(&self.base))
             .collect()
     }
 

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::Args;
+use shared_abi::trace_stream::Kind;
 
 use crate::archive::{Archive, Check};
 use crate::config::{self, Domain};
@@ -75,10 +76,25 @@ pub fn read_domains(path: &Path) -> Result<Vec<Domain>> {
     Ok(domains)
 }
 
+/// The records that a machine is asked for: all but those of every exit, switch and event, which
+/// would keep the port busy. A later `trace-mask=` overrides.
+const WATCHED: [Kind; 8] = [
+    Kind::START,
+    Kind::HOST_SAMPLE,
+    Kind::DOMAIN_SAMPLE,
+    Kind::GUEST_EVENT,
+    Kind::DOMAIN_END,
+    Kind::LOST,
+    Kind::END,
+    Kind::DOMAIN_START,
+];
+
 /// The hypervisor's command line for a machine that this tool watches.
 #[must_use]
 pub fn watched_options(more: &[&str], deterministic: bool) -> String {
-    let mut options = format!("console=com1 trace=com2 debug-exit={DEBUG_EXIT_PORT:#x}");
+    let mask = WATCHED.iter().fold(0, |mask, kind| mask | kind.mask());
+    let mut options =
+        format!("console=com1 trace=com2 trace-mask={mask:#x} debug-exit={DEBUG_EXIT_PORT:#x}");
     if deterministic {
         options += " deterministic";
     }
@@ -116,7 +132,7 @@ mod tests {
     fn options_are_put_together() {
         assert_eq!(
             watched_options(&["", " loglevel=debug "], true),
-            "console=com1 trace=com2 debug-exit=0xf4 deterministic loglevel=debug"
+            "console=com1 trace=com2 trace-mask=0x8fe debug-exit=0xf4 deterministic loglevel=debug"
         );
     }
 

@@ -1,0 +1,247 @@
+//! Runs one case: makes its images, starts its machine, judges what came of it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use ebb_tools::accel::Accel;
+use ebb_tools::archive::{self, Archive, Check};
+use ebb_tools::cmd::watched_options;
+use ebb_tools::iso::{self, Modules};
+use ebb_tools::qemu::{self, Firmware, Machine};
+use ebb_tools::scenario::BUILT_IN_GUEST;
+use ebb_tools::session::{self, Session, Silent};
+
+use crate::check::{Outcome, judge};
+use crate::images;
+use crate::suite::{Boot, Case, Test};
+
+/// What all cases share.
+#[derive(Debug)]
+pub struct Environment {
+    /// The hypervisor.
+    pub hypervisor: PathBuf,
+    /// Ebb's own guest.
+    pub guest: PathBuf,
+    /// Where each case gets a directory.
+    pub out: PathBuf,
+    /// Time limits are multiplied by this.
+    pub patience: u32,
+}
+
+/// What came of a case and where its files are.
+#[derive(Debug)]
+pub struct Report {
+    /// The case's name.
+    pub name: String,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// The console's last lines.
+    pub last_lines: Vec<String>,
+    /// Seconds on the wall clock.
+    pub seconds: f64,
+    /// Its directory.
+    pub directory: PathBuf,
+}
+
+/// Lines of the console shown with a failure.
+const LAST_LINES: usize = 20;
+
+impl Environment {
+    /// Runs `case` of `test`.
+    pub fn run(&self, test: &Test, case: &Case) -> Report {
+        let directory = self.out.join(
+            case.name
+                .replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "_"),
+        );
+        let mut report = Report {
+            name: case.name.clone(),
+            outcome: Outcome::Pass,
+            last_lines: Vec::new(),
+            seconds: 0.0,
+            directory,
+        };
+        if let Some(why) = cannot_boot(case.boot) {
+            report.outcome = Outcome::Skip(why);
+            return report;
+        }
+        let result = self.run_machine(test, case, &report.directory.clone(), &mut report);
+        report.outcome = result.unwrap_or_else(|error| Outcome::Error(format!("{error:#}")));
+        report
+    }
+
+    fn run_machine(
+        &self,
+        test: &Test,
+        case: &Case,
+        directory: &Path,
+        report: &mut Report,
+    ) -> Result<Outcome> {
+        fs::create_dir_all(directory)?;
+        let session = self.once(test, case, directory, "", report)?;
+        let outcome = judge(test, &session);
+        if !test.spec.deterministic_twice || outcome != Outcome::Pass {
+            return Ok(outcome);
+        }
+        let second = judge(test, &self.once(test, case, directory, "second-", report)?);
+        if second != Outcome::Pass {
+            return Ok(second);
+        }
+        let mut problems = Vec::new();
+        for name in ["trace.bin", "console.log"] {
+            let (a, b) = (
+                fs::read(directory.join(name))?,
+                fs::read(directory.join(format!("second-{name}")))?,
+            );
+            if let Some(difference) = first_difference(&a, &b) {
+                problems.push(format!(
+                    "{name} differs between two runs, first at byte {difference}"
+                ));
+            }
+        }
+        Ok(if problems.is_empty() {
+            Outcome::Pass
+        } else {
+            Outcome::Failure(problems)
+        })
+    }
+
+    fn once(
+        &self,
+        test: &Test,
+        case: &Case,
+        directory: &Path,
+        prefix: &str,
+        report: &mut Report,
+    ) -> Result<Session> {
+        let machine = self.machine(test, case, directory, prefix)?;
+        let timeout = Duration::from_secs(test.spec.timeout) * self.patience;
+        let session = session::run(&machine, Some(timeout), &mut Silent, &|| false)?;
+        report.seconds += session.wall.as_secs_f64();
+        let skip = session.console.len().saturating_sub(LAST_LINES);
+        report.last_lines = session.console[skip..].to_vec();
+        Ok(session)
+    }
+
+    fn machine(&self, test: &Test, case: &Case, directory: &Path, prefix: &str) -> Result<Machine> {
+        let deterministic = test.spec.deterministic || test.spec.deterministic_twice;
+        Ok(Machine {
+            cpus: case.cpus,
+            memory: test.spec.memory,
+            accel: Accel::Tcg,
+            cpu_model: test.spec.cpu_model.clone(),
+            deterministic,
+            boot: self.boot(
+                test,
+                case,
+                directory,
+                &watched_options(&[&case.options], deterministic),
+            )?,
+            console: directory.join(format!("{prefix}console.log")),
+            trace: directory.join(format!("{prefix}trace.bin")),
+            messages: directory.join(format!("{prefix}qemu.log")),
+            extra: Vec::new(),
+        })
+    }
+
+    fn boot(
+        &self,
+        test: &Test,
+        case: &Case,
+        directory: &Path,
+        options: &str,
+    ) -> Result<qemu::Boot> {
+        let domains: Vec<_> = test
+            .spec
+            .domains
+            .iter()
+            .map(|d| d.to_domain(Path::new("")))
+            .collect();
+        let packed = Archive::build(&domains, Check::Nothing, |path| self.image(path))?;
+        if case.boot == Boot::Pvh {
+            let mut bytes = Vec::new();
+            match &test.spec.config {
+                Some(config) => archive::write_members(&mut bytes, config, &packed.images)?,
+                None => packed.write(&mut bytes)?,
+            }
+            bytes.truncate(test.spec.truncate_archive.unwrap_or(usize::MAX));
+            let path = directory.join("boot.tar");
+            fs::write(&path, bytes)?;
+            let archive = (!domains.is_empty() || test.spec.config.is_some()).then_some(path);
+            return Ok(qemu::Boot::Pvh {
+                hypervisor: self.hypervisor.clone(),
+                archive,
+                options: options.to_owned(),
+            });
+        }
+        if test.spec.config.is_some() || test.spec.truncate_archive.is_some() {
+            bail!("config and truncate-archive need boot = [\"pvh\"]");
+        }
+        let path = directory.join("ebb.iso");
+        let (firmware, modules) = match case.boot {
+            Boot::IsoUefi => (Firmware::Uefi, Modules::Archive),
+            Boot::IsoBiosModules => (Firmware::Bios, Modules::Separate),
+            Boot::IsoBios | Boot::Pvh => (Firmware::Bios, Modules::Archive),
+        };
+        iso::build(&path, &self.hypervisor, &packed, modules, options, 0)?;
+        Ok(qemu::Boot::Iso { path, firmware })
+    }
+
+    fn image(&self, path: &str) -> std::io::Result<Vec<u8>> {
+        if path == BUILT_IN_GUEST {
+            return fs::read(&self.guest);
+        }
+        match path.strip_prefix(images::BROKEN) {
+            Some(how) => {
+                images::broken(&fs::read(&self.guest)?, how).map_err(std::io::Error::other)
+            }
+            None => fs::read(path),
+        }
+    }
+}
+
+/// Why this machine cannot boot in this way, if it cannot.
+fn cannot_boot(boot: Boot) -> Option<String> {
+    let missing = |path: &str, package: &str| {
+        (!Path::new(path).exists()).then(|| format!("{path} is missing (Debian package {package})"))
+    };
+    match boot {
+        Boot::Pvh => None,
+        Boot::IsoBios | Boot::IsoBiosModules => missing("/usr/lib/grub/i386-pc", "grub-pc-bin"),
+        Boot::IsoUefi => missing(qemu::OVMF, "ovmf")
+            .or_else(|| missing("/usr/lib/grub/x86_64-efi", "grub-efi-amd64-bin")),
+    }
+}
+
+fn first_difference(a: &[u8], b: &[u8]) -> Option<usize> {
+    let common = a.iter().zip(b).position(|(a, b)| a != b);
+    common.or_else(|| (a.len() != b.len()).then(|| a.len().min(b.len())))
+}
+
+/// Finds the hypervisor and the guest, and makes the directory for results.
+///
+/// # Errors
+/// One of them is not there.
+pub fn environment(out: &Path, patience: u32) -> Result<Environment> {
+    fs::create_dir_all(out).with_context(|| format!("cannot create {}", out.display()))?;
+    Ok(Environment {
+        hypervisor: ebb_tools::paths::hypervisor(None)?,
+        guest: ebb_tools::paths::guest(None)?,
+        out: out.to_owned(),
+        patience,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn differences_are_found() {
+        assert_eq!(first_difference(b"abc", b"abc"), None);
+        assert_eq!(first_difference(b"abc", b"abd"), Some(2));
+        assert_eq!(first_difference(b"abc", b"ab"), Some(2));
+        assert_eq!(first_difference(b"", b"a"), Some(0));
+    }
+}

@@ -1,0 +1,314 @@
+//! The tests as they are written: `tests/<name>/test.toml`, whose header comment is its page.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use ebb_tools::qemu::Status;
+use ebb_tools::scenario::DomainToml;
+use ebb_tools::size::Size;
+use regex::Regex;
+use serde::Deserialize;
+
+/// A test read from its directory.
+#[derive(Debug)]
+pub struct Test {
+    /// The directory's name.
+    pub name: String,
+    /// What it says.
+    pub spec: Spec,
+    /// Lines that must appear, each matched by one of the console's.
+    pub lines: Vec<Regex>,
+    /// Lines that must not.
+    pub never: Vec<Regex>,
+}
+
+/// The contents of a `test.toml`.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Spec {
+    /// One line for lists.
+    pub summary: String,
+    /// Numbers of physical processors to test with.
+    #[serde(default = "two_cpus")]
+    pub cpus: Vec<u32>,
+    /// Further numbers under `--full`.
+    #[serde(default)]
+    pub full_cpus: Vec<u32>,
+    /// Ways to boot to test with.
+    #[serde(default = "pvh")]
+    pub boot: Vec<Boot>,
+    /// Hypervisor options of each variant; most tests have one.
+    #[serde(default = "no_options")]
+    pub options: Vec<String>,
+    /// Physical memory.
+    #[serde(default = "host_memory")]
+    pub memory: Size,
+    /// Seconds of wall-clock time that one run may take.
+    #[serde(default = "a_minute")]
+    pub timeout: u64,
+    /// QEMU's processor model.
+    pub cpu_model: Option<String>,
+    /// Whether time counts instructions.
+    #[serde(default)]
+    pub deterministic: bool,
+    /// Run twice and compare traces and consoles byte for byte; implies `deterministic`.
+    #[serde(default)]
+    pub deterministic_twice: bool,
+    /// The domains.
+    #[serde(default, rename = "domain")]
+    pub domains: Vec<DomainToml>,
+    /// Replaces the boot archive's `ebb.cfg` as it stands.
+    pub config: Option<String>,
+    /// Keep so many bytes of the boot archive.
+    pub truncate_archive: Option<usize>,
+    /// What must come of it.
+    #[serde(default)]
+    pub expect: Expect,
+}
+
+/// What must come of a test.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case", default)]
+pub struct Expect {
+    /// The status that the machine ends with.
+    pub status: u8,
+    /// Regular expressions that lines of the console must match, each at least once.
+    pub lines: Vec<String>,
+    /// Regular expressions that no line may match.
+    pub never: Vec<String>,
+    /// Guests report so many tests at least, and none of them failed.
+    pub tests: usize,
+    /// How domains end, by name, in the words of `ebb run`: "powered off", "crashed", "triple fault".
+    pub ends: std::collections::BTreeMap<String, String>,
+    /// Domains that must be short of memory at some time and then get all of it.
+    pub short_then_complete: Vec<String>,
+    /// At least so many domains must be short at some time, whichever they are.
+    pub short_domains: usize,
+    /// At least so many domains must go from short to complete, whichever they are.
+    pub completed_domains: usize,
+    /// Every ledger adds up and at the end no domain holds memory. Off only where no domain starts.
+    pub ledger: bool,
+    /// Whether trace records may be lost.
+    pub lost: bool,
+}
+
+impl Default for Expect {
+    fn default() -> Self {
+        Self {
+            status: Status::OK.0,
+            lines: Vec::new(),
+            never: Vec::new(),
+            tests: 0,
+            ends: std::collections::BTreeMap::new(),
+            short_then_complete: Vec::new(),
+            short_domains: 0,
+            completed_domains: 0,
+            ledger: true,
+            lost: false,
+        }
+    }
+}
+
+/// A way to boot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Boot {
+    /// QEMU's `-kernel`.
+    Pvh,
+    /// A disc under SeaBIOS, domains in an archive.
+    IsoBios,
+    /// A disc under OVMF, domains in an archive.
+    IsoUefi,
+    /// A disc under SeaBIOS, each domain a module of its own.
+    IsoBiosModules,
+}
+
+impl Boot {
+    /// Its name in `test.toml`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Pvh => "pvh",
+            Self::IsoBios => "iso-bios",
+            Self::IsoUefi => "iso-uefi",
+            Self::IsoBiosModules => "iso-bios-modules",
+        }
+    }
+}
+
+fn two_cpus() -> Vec<u32> {
+    vec![2]
+}
+
+fn pvh() -> Vec<Boot> {
+    vec![Boot::Pvh]
+}
+
+fn no_options() -> Vec<String> {
+    vec![String::new()]
+}
+
+fn host_memory() -> Size {
+    Size::mib(256)
+}
+
+fn a_minute() -> u64 {
+    60
+}
+
+/// One run of a test: a processor count, a way to boot, and options.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Case {
+    /// Index of the test.
+    pub test: usize,
+    /// The test's name with its variant.
+    pub name: String,
+    /// Physical processors.
+    pub cpus: u32,
+    /// Way to boot.
+    pub boot: Boot,
+    /// Hypervisor options.
+    pub options: String,
+}
+
+impl Test {
+    /// Reads the test in `directory`.
+    ///
+    /// # Errors
+    /// It is not there or is wrong; a wrong test is an error of the test, not of Ebb.
+    pub fn load(directory: &Path) -> Result<Self> {
+        let path = directory.join("test.toml");
+        let name = directory
+            .file_name()
+            .and_then(|n| n.to_str())
+            .unwrap_or_default();
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        Self::parse(name, &text).with_context(|| format!("in {}", path.display()))
+    }
+
+    /// Reads a test from its text.
+    ///
+    /// # Errors
+    /// It is wrong.
+    pub fn parse(name: &str, text: &str) -> Result<Self> {
+        if !text.starts_with('#') {
+            bail!("its header comment, which is its page, is missing");
+        }
+        let spec: Spec = toml::from_str(text)?;
+        if spec.cpus.is_empty() || spec.boot.is_empty() || spec.options.is_empty() {
+            bail!("cpus, boot and options need a value each");
+        }
+        let compile = |patterns: &[String]| {
+            patterns
+                .iter()
+                .map(|p| Regex::new(p))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let (lines, never) = (compile(&spec.expect.lines)?, compile(&spec.expect.never)?);
+        for domain in spec
+            .expect
+            .ends
+            .keys()
+            .chain(&spec.expect.short_then_complete)
+        {
+            if spec.config.is_none()
+                && !spec
+                    .domains
+                    .iter()
+                    .any(|d| d.to_domain(Path::new("")).name == *domain)
+            {
+                bail!("expects something of `{domain}`, which is no domain of it");
+            }
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            spec,
+            lines,
+            never,
+        })
+    }
+
+    /// The runs it asks for.
+    pub fn cases(&self, index: usize, full: bool) -> Vec<Case> {
+        let spec = &self.spec;
+        let more = if full { spec.full_cpus.as_slice() } else { &[] };
+        let mut cases = Vec::new();
+        for options in &spec.options {
+            for &boot in &spec.boot {
+                for &cpus in spec.cpus.iter().chain(more) {
+                    let mut name = self.name.clone();
+                    if spec.boot.len() > 1 {
+                        name += &format!(" {}", boot.name());
+                    }
+                    if spec.options.len() > 1 {
+                        name += &format!(" {options}");
+                    }
+                    name += &format!(" cpus={cpus}");
+                    cases.push(Case {
+                        test: index,
+                        name,
+                        cpus,
+                        boot,
+                        options: options.clone(),
+                    });
+                }
+            }
+        }
+        cases
+    }
+}
+
+/// All test directories under `root`, by name.
+///
+/// # Errors
+/// `root` cannot be read.
+pub fn directories(root: &Path) -> Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(root).with_context(|| format!("cannot read {}", root.display()))?;
+    let mut found: Vec<PathBuf> = entries
+        .filter_map(|e| Some(e.ok()?.path()))
+        .filter(|p| p.join("test.toml").is_file())
+        .collect();
+    found.sort();
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_test_in_the_tree_is_well_formed() {
+        let found = directories(Path::new(env!("CARGO_MANIFEST_DIR"))).unwrap();
+        assert!(found.len() >= 10, "{found:?}");
+        for directory in found {
+            let test = Test::load(&directory).unwrap();
+            assert!(!test.cases(0, false).is_empty());
+        }
+    }
+
+    #[test]
+    fn the_matrix_is_the_product() {
+        let text = "# page\nsummary='s'\ncpus=[1,2]\nfull-cpus=[4]\nboot=['pvh','iso-uefi']\noptions=['a','b']\n";
+        let test = Test::parse("t", text).unwrap();
+        assert_eq!(test.cases(0, false).len(), 8);
+        assert_eq!(test.cases(0, true).len(), 12);
+        assert_eq!(test.cases(0, false)[0].name, "t pvh a cpus=1");
+        let plain = Test::parse("t", "# page\nsummary='s'\n").unwrap();
+        assert_eq!(plain.cases(3, true)[0].name, "t cpus=2");
+    }
+
+    #[test]
+    fn broken_tests_are_found() {
+        for text in [
+            "summary='no page'",
+            "# page\n",
+            "# page\nsummary='s'\ncolour='red'",
+            "# page\nsummary='s'\ncpus=[]",
+            "# page\nsummary='s'\n[expect]\nlines=['(']",
+            "# page\nsummary='s'\n[expect]\nends={a='crashed'}",
+        ] {
+            assert!(Test::parse("t", text).is_err(), "{text}");
+        }
+    }
+}
