@@ -19,8 +19,8 @@ impl Balloon<'_> {
     /// none is free, or the hypervisor has no extent for it, the next attempt waits like a step's, on a schedule of its
     /// own. Best called when [`step`](Self::step) is idle; it does no harm at other times.
     ///
-    /// Should the hypervisor exchange a part only, that part is in the balloon afterwards, below target: after a call
-    /// of `heal`, call `step`.
+    /// Should the hypervisor exchange a part only, that part is in the balloon afterwards, and the answer is now: the
+    /// next [`step`](Self::step) gets it back.
     pub fn heal<S, H>(&mut self, now_ns: u64, source: &mut S, host: &mut H) -> Next
     where
         S: PageSource + ?Sized,
@@ -64,7 +64,8 @@ impl Balloon<'_> {
         if self.exchange_unsupported {
             return Next::Idle;
         }
-        Next::At(self.heal_retry.postpone(now_ns))
+        let at = self.heal_retry.postpone(now_ns);
+        Next::At(if done == 0 { at } else { now_ns })
     }
 
     /// Takes from the source a scattered region that is all free, and answers its index.

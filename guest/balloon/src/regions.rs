@@ -2,7 +2,7 @@
 //!
 //! A page that was given away cannot hold a list node, and giving memory away is no time to allocate. So the balloon
 //! remembers its pages in bitmaps, one [`Region`] of storage for each 2 MiB of address space, which the caller
-//! provides once (136 bytes + counters a region, 0.007 % of the address space). A bitmap by region, rather than
+//! provides once (136 bytes a region, 0.0065 % of the address space). A bitmap by region, rather than
 //! Linux's list of pages, because it also answers what a list cannot: which regions are wholly absent and can come back
 //! as one 2 MiB extent, which are begun and should be completed first, and which are whole again but scattered.
 //!
@@ -49,6 +49,8 @@ impl Region {
         }
     }
 }
+
+const _: () = assert!(size_of::<Region>() == 136);
 
 /// What can be done about a region.
 #[derive(Clone, Copy, PartialEq, Eq)]

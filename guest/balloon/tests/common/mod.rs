@@ -3,7 +3,7 @@
 //! [`Machine`] owns real frame numbers and each domain's mapping, runs short when its frames run out, and misbehaves as
 //! [`Faults`] says, from a seed. [`Guest`] is a page allocator that knows which pages it has. [`Player`] is a guest with
 //! its balloon, and compares all three views after every step.
-#![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(dead_code, unused_imports, reason = "each test binary uses its part")]
 
 mod guest;
 mod machine;
