@@ -1,2 +1,372 @@
-//! Placeholder: see the brief.
+//! The CPUID policy: what a guest sees of the processor. One table; a leaf or a bit that is not in it is hidden.
+//!
+//! A bit is offered when the host has it *and* the table allows it, except for the few that Ebb provides itself
+//! (x2APIC, the hypervisor bit). Offered is what guests can use without our help: nothing that needs an MSR we do not
+//! have, state we do not switch, or a device. In particular hidden: SVM and VMX, performance counters, MONITOR, the
+//! TSC-deadline timer, PCID and INVPCID, protection keys, AVX-512, speculation controls (they come with their MSRs),
+//! topology extensions.
+//!
+//! Xen's own leaves begin at 0x40000000. `XEN_HVM_CPUID_UPCALL_VECTOR` is not announced although the operation exists:
+//! a kernel that sees it switches to upcalls through its local APIC, which cost an end-of-interrupt exit each.
+//!
+//! Specifications: AMD64 manual volume 3 appendix E; Intel SDM volume 2A, CPUID; Xen's public arch-x86/cpuid.h.
 
+use shared_abi::xen::{DomId, VcpuId};
+
+/// Reads a leaf of the host: (leaf, subleaf) to eax, ebx, ecx, edx.
+pub type Reader = fn(u32, u32) -> [u32; 4];
+
+const XEN_BASE: u32 = 0x4000_0000;
+const XEN_LEAVES: u32 = 4;
+const EXTENDED: u32 = 0x8000_0000;
+const BASIC_COUNT: usize = 0xe;
+const EXTENDED_COUNT: usize = 9;
+
+const EAX: usize = 0;
+const EBX: usize = 1;
+const ECX: usize = 2;
+const EDX: usize = 3;
+
+/// All bits of a register pass.
+const ALL: u32 = u32::MAX;
+
+/// A row: what may pass of a host's leaf.
+struct Row {
+    leaf: u32,
+    masks: [u32; 4],
+}
+
+/// The table. Leaves with subleaves or values of our own are completed in [`Policy::new`] and [`Policy::lookup`].
+const TABLE: &[Row] = &[
+    Row { leaf: 0, masks: [ALL; 4] },
+    Row { leaf: 1, masks: [ALL, 0x0000_ff00, feature1::ECX, feature1::EDX] },
+    Row { leaf: 2, masks: [ALL; 4] },
+    // Always-running APIC timer: ours never stops.
+    Row { leaf: 6, masks: [1 << 2, 0, 0, 0] },
+    Row { leaf: 7, masks: [0, feature7::EBX, feature7::ECX, feature7::EDX] },
+    Row { leaf: 0x8000_0000, masks: [ALL; 4] },
+    Row { leaf: 0x8000_0001, masks: [ALL, 0, extended1::ECX, extended1::EDX] },
+    Row { leaf: 0x8000_0002, masks: [ALL; 4] },
+    Row { leaf: 0x8000_0003, masks: [ALL; 4] },
+    Row { leaf: 0x8000_0004, masks: [ALL; 4] },
+    Row { leaf: 0x8000_0005, masks: [ALL; 4] },
+    Row { leaf: 0x8000_0006, masks: [ALL; 4] },
+    // Invariant TSC.
+    Row { leaf: 0x8000_0007, masks: [0, 0, 0, 1 << 8] },
+    Row { leaf: 0x8000_0008, masks: [0xffff, 0, 0, 0] },
+];
+
+/// A mask from bit numbers.
+const fn bits(numbers: &[u32]) -> u32 {
+    let mut mask = 0;
+    let mut index = 0;
+    while index < numbers.len() {
+        mask |= 1 << numbers[index];
+        index += 1;
+    }
+    mask
+}
+
+mod feature1 {
+    use super::bits;
+    /// SSE3, PCLMULQDQ, SSSE3, FMA, CX16, SSE4.1, SSE4.2, MOVBE, POPCNT, AES, XSAVE, AVX, F16C, RDRAND.
+    pub const ECX: u32 = bits(&[0, 1, 9, 12, 13, 19, 20, 22, 23, 25, 26, 28, 29, 30]);
+    pub const X2APIC: u32 = 1 << 21;
+    pub const XSAVE: u32 = 1 << 26;
+    pub const OSXSAVE: u32 = 1 << 27;
+    pub const AVX: u32 = 1 << 28;
+    /// Features that mean nothing without AVX state: FMA, AVX, F16C.
+    pub const NEED_AVX: u32 = bits(&[12, 28, 29]);
+    pub const HYPERVISOR: u32 = 1 << 31;
+    /// FPU to PGE, MCA, CMOV, PAT, PSE36, CLFLUSH, MMX, FXSR, SSE, SSE2.
+    pub const EDX: u32 =
+        bits(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26]);
+    pub const APIC: u32 = 1 << 9;
+}
+
+mod feature7 {
+    use super::bits;
+    /// FSGSBASE, BMI1, AVX2, SMEP, BMI2, ERMS, RDSEED, ADX, SMAP, CLFLUSHOPT, CLWB, SHA.
+    pub const EBX: u32 = bits(&[0, 3, 5, 7, 8, 9, 18, 19, 20, 23, 24, 29]);
+    pub const AVX2: u32 = 1 << 5;
+    /// UMIP, RDPID.
+    pub const ECX: u32 = bits(&[2, 22]);
+    /// Fast short REP MOV.
+    pub const EDX: u32 = bits(&[4]);
+}
+
+mod extended1 {
+    use super::bits;
+    /// LAHF, ALTMOVCR8, ABM, SSE4A, misaligned SSE, PREFETCHW.
+    pub const ECX: u32 = bits(&[0, 4, 5, 6, 7, 8]);
+    /// The bits that repeat leaf 1, then SYSCALL, NX, MMX extensions, FFXSR, 1 GiB pages, RDTSCP, long mode.
+    pub const EDX: u32 = bits(&[
+        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 20, 22, 23, 24, 25, 26, 27, 29,
+    ]);
+    pub const NX: u32 = 1 << 20;
+    pub const FFXSR: u32 = 1 << 25;
+    pub const LONG_MODE: u32 = 1 << 29;
+    pub const SYSCALL: u32 = 1 << 11;
+}
+
+/// What of a vCPU shows in its CPUID.
+#[derive(Clone, Copy, Debug)]
+pub struct VcpuView {
+    /// Its domain.
+    pub domain: DomId,
+    /// Its number.
+    pub vcpu: VcpuId,
+    /// vCPUs of the domain.
+    pub vcpus: u32,
+    /// CR4, for OSXSAVE.
+    pub cr4: u64,
+    /// XCR0, for the size of the XSAVE area.
+    pub xcr0: u64,
+    /// The local APIC is on.
+    pub apic_enabled: bool,
+}
+
+/// The local APIC id of a vCPU: even numbers, as on Xen.
+pub const fn apic_id(vcpu: VcpuId) -> u32 {
+    vcpu.0 * 2
+}
+
+/// The policy, computed once from the host.
+#[derive(Clone, Debug)]
+pub struct Policy {
+    basic: [[u32; 4]; BASIC_COUNT],
+    extended: [[u32; 4]; EXTENDED_COUNT],
+    /// Leaf 0xd subleaves 1 and 2.
+    xsave: [[u32; 4]; 2],
+    xcr0: u64,
+    tsc_khz: u32,
+    tsc_mul: u32,
+    tsc_shift: i8,
+}
+
+const CR4_OSXSAVE: u64 = 1 << 18;
+const XCR0_X87: u64 = 1;
+const XCR0_SSE: u64 = 2;
+const XCR0_AVX: u64 = 4;
+/// Bytes of the legacy region and header of the XSAVE area.
+const XSAVE_BASE: u32 = 576;
+
+impl Policy {
+    /// The policy for a host read by `read`, which can switch the components `xcr0`.
+    pub fn new(read: Reader, xcr0: u64, scale: crate::machine::TscScale) -> Self {
+        let mut policy = Self {
+            basic: [[0; 4]; BASIC_COUNT],
+            extended: [[0; 4]; EXTENDED_COUNT],
+            xsave: [[0; 4]; 2],
+            xcr0,
+            tsc_khz: scale.khz as u32,
+            tsc_mul: scale.mul,
+            tsc_shift: scale.shift,
+        };
+        let (last_basic, last_extended) = (read(0, 0)[EAX], read(EXTENDED, 0)[EAX]);
+        for row in TABLE {
+            let last = if row.leaf >= EXTENDED { last_extended } else { last_basic };
+            if row.leaf <= last {
+                let host = read(row.leaf, 0);
+                *policy.slot(row.leaf) = core::array::from_fn(|index| host[index] & row.masks[index]);
+            }
+        }
+        policy.complete(read, last_basic, last_extended);
+        policy
+    }
+
+    fn slot(&mut self, leaf: u32) -> &mut [u32; 4] {
+        if leaf >= EXTENDED { &mut self.extended[(leaf - EXTENDED) as usize] } else { &mut self.basic[leaf as usize] }
+    }
+
+    /// What is not a plain mask.
+    fn complete(&mut self, read: Reader, last_basic: u32, last_extended: u32) {
+        self.basic[1][ECX] |= feature1::X2APIC | feature1::HYPERVISOR;
+        let has_xsave = self.basic[1][ECX] & feature1::XSAVE != 0 && last_basic >= 0xd;
+        if !has_xsave {
+            self.basic[1][ECX] &= !feature1::XSAVE;
+        }
+        if !has_xsave || self.xcr0 & XCR0_AVX == 0 {
+            self.basic[1][ECX] &= !feature1::NEED_AVX;
+            self.basic[7][EBX] &= !feature7::AVX2;
+        }
+        if has_xsave {
+            // XSAVEOPT, XSAVEC, XGETBV with ECX=1; the area of AVX. No supervisor components.
+            self.xsave[0] = [read(0xd, 1)[EAX] & 0b111, 0, 0, 0];
+            if self.xcr0 & XCR0_AVX != 0 {
+                self.xsave[1] = read(0xd, 2);
+            }
+        }
+        self.basic[0][EAX] = last_basic.min(if has_xsave { 0xd } else { 7 });
+        self.extended[0][EAX] = last_extended.min(EXTENDED + EXTENDED_COUNT as u32 - 1);
+        self.basic[7][EAX] = 0;
+        // Nested tables have four levels.
+        let physical_bits = (self.extended[8][EAX] & 0xff).clamp(36, 48);
+        self.extended[8][EAX] = self.extended[8][EAX] & 0xff00 | physical_bits;
+    }
+
+    /// What CPUID answers to this vCPU.
+    pub fn lookup(&self, leaf: u32, subleaf: u32, view: &VcpuView) -> [u32; 4] {
+        match leaf {
+            1 => self.features(view),
+            0xd => self.extended_state(subleaf, view),
+            7 if subleaf != 0 => [0; 4],
+            XEN_BASE..=0x4000_00ff => self.xen(leaf - XEN_BASE, subleaf, view),
+            _ if leaf >= EXTENDED => self.extended_leaf(leaf, view),
+            // Beyond the last leaf: nothing. (Intel's manual would repeat the last one; AMD's says zero.)
+            _ => self.basic.get(leaf as usize).copied().unwrap_or([0; 4]),
+        }
+    }
+
+    fn features(&self, view: &VcpuView) -> [u32; 4] {
+        let mut leaf = self.basic[1];
+        leaf[EBX] |= (apic_id(view.vcpu) & 0xff) << 24 | (view.vcpus & 0xff) << 16;
+        if view.cr4 & CR4_OSXSAVE != 0 {
+            leaf[ECX] |= feature1::OSXSAVE;
+        }
+        if !view.apic_enabled {
+            leaf[EDX] &= !feature1::APIC;
+        }
+        leaf
+    }
+
+    fn extended_leaf(&self, leaf: u32, view: &VcpuView) -> [u32; 4] {
+        let mut value = self.extended.get((leaf - EXTENDED) as usize).copied().unwrap_or([0; 4]);
+        if leaf == EXTENDED + 1 && !view.apic_enabled {
+            value[EDX] &= !feature1::APIC;
+        }
+        value
+    }
+
+    fn extended_state(&self, subleaf: u32, view: &VcpuView) -> [u32; 4] {
+        if self.basic[1][ECX] & feature1::XSAVE == 0 {
+            return [0; 4];
+        }
+        match subleaf {
+            0 => [self.xcr0 as u32, self.area_size(view.xcr0), self.area_size(self.xcr0), (self.xcr0 >> 32) as u32],
+            1 => [self.xsave[0][EAX], self.area_size(view.xcr0), 0, 0],
+            2 => self.xsave[1],
+            _ => [0; 4],
+        }
+    }
+
+    fn area_size(&self, xcr0: u64) -> u32 {
+        let [size, offset, ..] = self.xsave[1];
+        if xcr0 & self.xcr0 & XCR0_AVX != 0 { XSAVE_BASE.max(offset.saturating_add(size)) } else { XSAVE_BASE }
+    }
+
+    /// Xen's leaves.
+    fn xen(&self, leaf: u32, subleaf: u32, view: &VcpuView) -> [u32; 4] {
+        /// "vCPU id is in ebx" and "domain id is in ecx".
+        const HVM_FEATURES: u32 = 1 << 3 | 1 << 4;
+        match (leaf, subleaf) {
+            (0, _) => [XEN_BASE + XEN_LEAVES, 0x566e_6558, 0x6558_4d4d, 0x4d4d_566e],
+            (1, _) => [shared_abi::version::REPORTED_VERSION, 0, 0, 0],
+            (2, _) => [1, XEN_BASE, 0, 0],
+            (3, 0) => [0, 0, self.tsc_khz, 0],
+            (3, 1) => [0, 0, self.tsc_mul, self.tsc_shift as u32],
+            (3, 2) => [self.tsc_khz, 0, 0, 0],
+            (4, 0) => [HVM_FEATURES, view.vcpu.0, u32::from(view.domain.0), 0],
+            _ => [0; 4],
+        }
+    }
+
+    /// Whether XSETBV may set this.
+    pub fn xcr0_is_valid(&self, value: u64) -> bool {
+        let avx_without_sse = value & XCR0_AVX != 0 && value & XCR0_SSE == 0;
+        value & XCR0_X87 != 0 && value & !self.xcr0 == 0 && !avx_without_sse
+    }
+
+    /// Bits a guest may set in EFER.
+    pub fn efer_mask(&self) -> u64 {
+        let edx = self.extended[1][EDX];
+        let mut mask = 0;
+        if edx & extended1::SYSCALL != 0 {
+            mask |= 1;
+        }
+        if edx & extended1::LONG_MODE != 0 {
+            mask |= 1 << 8;
+        }
+        if edx & extended1::NX != 0 {
+            mask |= 1 << 11;
+        }
+        if edx & extended1::FFXSR != 0 {
+            mask |= 1 << 14;
+        }
+        mask
+    }
+
+    /// The features of leaf 1 as a guest sees them at boot, for tests and reports.
+    pub fn has_avx(&self) -> bool {
+        self.basic[1][ECX] & feature1::AVX != 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::TscScale;
+
+    const SCALE: TscScale = TscScale { mul: 1 << 31, shift: 1, tsc_base: 0, ns_base: 0, khz: 1_000_000 };
+    const VIEW: VcpuView =
+        VcpuView { domain: DomId(3), vcpu: VcpuId(2), vcpus: 4, cr4: 0, xcr0: 1, apic_enabled: true };
+
+    fn everything(leaf: u32, subleaf: u32) -> [u32; 4] {
+        match (leaf, subleaf) {
+            (0, _) => [0x20, 1, 2, 3],
+            (0x8000_0000, _) => [0x8000_0021, 0, 0, 0],
+            (0xd, 2) => [256, 576, 0, 0],
+            _ => [u32::MAX; 4],
+        }
+    }
+
+    fn nothing(leaf: u32, _: u32) -> [u32; 4] {
+        if leaf & 0x7fff_ffff == 0 { [leaf | 1, 0, 0, 0] } else { [0; 4] }
+    }
+
+    #[test]
+    fn unknown_leaves_and_bits_are_hidden() {
+        let policy = Policy::new(everything, 7, SCALE);
+        assert_eq!(policy.lookup(0, 0, &VIEW)[EAX], 0xd);
+        assert_eq!(policy.lookup(0x8000_0000, 0, &VIEW)[EAX], 0x8000_0008);
+        for leaf in [3, 4, 5, 8, 9, 0xa, 0xb, 0xc, 0xe, 0x14, 0x4000_0005, 0x4000_0100, 0x8000_000a, 0x8000_001f, ALL] {
+            assert_eq!(policy.lookup(leaf, 0, &VIEW), [0; 4], "leaf {leaf:#x}");
+        }
+        let features = policy.lookup(1, 0, &VIEW);
+        assert_eq!(features[ECX] & (1 << 3 | 1 << 5 | 1 << 17 | 1 << 24 | 1 << 27), 0);
+        assert_eq!(policy.lookup(0x8000_0001, 0, &VIEW)[ECX] & (1 << 2), 0, "SVM is hidden");
+        assert_eq!(policy.lookup(7, 1, &VIEW), [0; 4]);
+    }
+
+    #[test]
+    fn what_ebb_provides_is_there_on_any_host() {
+        let policy = Policy::new(nothing, 3, SCALE);
+        let features = policy.lookup(1, 0, &VIEW);
+        assert_ne!(features[ECX] & feature1::X2APIC, 0);
+        assert_ne!(features[ECX] & feature1::HYPERVISOR, 0);
+        assert_eq!(features[EBX], 4 << 24 | 4 << 16);
+        assert!(!policy.has_avx());
+        assert_eq!(policy.lookup(0xd, 0, &VIEW), [0; 4]);
+    }
+
+    #[test]
+    fn xen_is_found() {
+        let policy = Policy::new(everything, 7, SCALE);
+        let [last, b, c, d] = policy.lookup(0x4000_0000, 0, &VIEW);
+        assert_eq!(last, 0x4000_0004);
+        let name: std::vec::Vec<u8> = [b, c, d].iter().flat_map(|word| word.to_le_bytes()).collect();
+        assert_eq!(name, b"XenVMMXenVMM");
+        assert_eq!(policy.lookup(0x4000_0004, 0, &VIEW)[1..3], [2, 3]);
+    }
+
+    #[test]
+    fn extended_state_follows_xcr0() {
+        let policy = Policy::new(everything, 7, SCALE);
+        assert_eq!(policy.lookup(0xd, 0, &VIEW), [7, 576, 832, 0]);
+        assert_eq!(policy.lookup(0xd, 0, &VcpuView { xcr0: 7, ..VIEW })[EBX], 832);
+        assert!(policy.xcr0_is_valid(1) && policy.xcr0_is_valid(7) && policy.xcr0_is_valid(3));
+        assert!(!policy.xcr0_is_valid(0) && !policy.xcr0_is_valid(5) && !policy.xcr0_is_valid(0xf));
+        let osxsave = policy.lookup(1, 0, &VcpuView { cr4: CR4_OSXSAVE, ..VIEW })[ECX] & feature1::OSXSAVE;
+        assert_ne!(osxsave, 0);
+    }
+}

@@ -9,7 +9,7 @@ use shared_abi::xen::{DomId, Errno};
 
 use crate::domain::Domain;
 use crate::heap::{FrameHeap, HeapConfig};
-use crate::locks::{Mutex, RwLock, rank};
+use crate::locks::{Mutex, rank};
 use crate::machine::{CpuId, Machine};
 use crate::sched::{CpuSched, SchedConfig};
 use crate::timer::CpuTimers;
@@ -129,8 +129,10 @@ pub struct Hypervisor<M: Machine> {
     domains: Box<[spin::RwLock<Option<Arc<Domain<M>>>>]>,
     /// Taken to create or remove a domain.
     pub domain_table: Mutex<DomainTable, { rank::DOMAIN_TABLE }>,
-    /// Serialises teardown work that may run on any CPU.
-    pub lifecycle: RwLock<(), { rank::LIFECYCLE }>,
+    /// Domains that have ended and are still to be taken apart.
+    pub(crate) endings: AtomicU32,
+    /// Domains that ended by a crash, ever.
+    pub(crate) crashed: AtomicU32,
 }
 
 /// What must be known to create a domain.
@@ -155,7 +157,8 @@ impl<M: Machine> Hypervisor<M> {
             sample_period: config.sample_period,
             domains: (0..MAX_DOMAINS).map(|_| spin::RwLock::new(None)).collect(),
             domain_table: Mutex::new(DomainTable::default()),
-            lifecycle: RwLock::new(()),
+            endings: AtomicU32::new(0),
+            crashed: AtomicU32::new(0),
         }
     }
 

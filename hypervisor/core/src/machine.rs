@@ -9,6 +9,7 @@
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
+use shared_abi::memory::E820Entry;
 use shared_abi::xen::Mfn;
 
 use crate::p2m::EntryFormat;
@@ -98,6 +99,11 @@ pub trait Machine: Sized + Send + Sync + 'static {
     fn read(&self, address: MachineAddress, bytes: &mut [u8]);
     /// Copies into RAM; the range may cross frames only where they are contiguous.
     fn write(&self, address: MachineAddress, bytes: &[u8]);
+    /// The machine's memory map, as its firmware gave it.
+    fn memory_map(&self) -> &[E820Entry] {
+        &[]
+    }
+
     /// Clears `1 << order` frames.
     fn zero(&self, first: Mfn, order: u32);
 

@@ -144,6 +144,7 @@ pub struct P2m<M: Machine> {
     tables: u64,
     table_limit: u64,
     generation: u64,
+    closed: bool,
     machine: PhantomData<fn() -> M>,
 }
 
@@ -152,7 +153,7 @@ impl<M: Machine> P2m<M> {
     pub fn new(frames: Frames<'_, M>, table_limit: u64) -> Option<Self> {
         let root = frames.heap.allocate_page_table(frames.machine)?;
         let (root, _) = root.into_record();
-        Some(Self { root: Some(root), tables: 0, table_limit, generation: 0, machine: PhantomData })
+        Some(Self { root: Some(root), tables: 0, table_limit, generation: 0, closed: false, machine: PhantomData })
     }
 
     /// The root's frame.
@@ -166,6 +167,16 @@ impl<M: Machine> P2m<M> {
     /// Changes with each removal or replacement of a translation, never with an addition.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Forbids additions from now on: the domain ends.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// Whether additions are forbidden.
+    pub fn is_closed(&self) -> bool {
+        self.closed
     }
 
     /// Tables in use besides the root.
@@ -261,7 +272,7 @@ impl<M: Machine> P2m<M> {
     ) -> Result<(), Errno> {
         let level = order / 9;
         let aligned = (gfn.0 | leaf.mfn.0) & ((1 << order) - 1) == 0;
-        if order % 9 != 0 || level > M::Format::largest_leaf_level() || !aligned || gfn.0 >= GFN_LIMIT {
+        if self.closed || order % 9 != 0 || level > M::Format::largest_leaf_level() || !aligned || gfn.0 >= GFN_LIMIT {
             return Err(Errno::EINVAL);
         }
         let path = self.descend(frames, gfn, level, retired)?;

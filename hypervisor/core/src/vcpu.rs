@@ -5,7 +5,7 @@
 
 use alloc::sync::Arc;
 use core::ops::Deref;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use bitflags::bitflags;
 use shared_abi::xen::VcpuId;
@@ -36,11 +36,54 @@ bitflags! {
     }
 }
 
+/// What a vCPU did, counted by the CPU that runs it (so a load and a store are enough).
+#[derive(Debug, Default)]
+pub struct Counters {
+    exits: AtomicU64,
+    hypercalls: AtomicU64,
+}
+
+impl Counters {
+    const fn new() -> Self {
+        Self { exits: AtomicU64::new(0), hypercalls: AtomicU64::new(0) }
+    }
+
+    fn bump(counter: &AtomicU64) {
+        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// Counts an exit.
+    #[inline]
+    pub fn count_exit(&self) {
+        Self::bump(&self.exits);
+    }
+
+    /// Counts a hypercall.
+    #[inline]
+    pub fn count_hypercall(&self) {
+        Self::bump(&self.hypercalls);
+    }
+
+    /// Exits so far.
+    pub fn exits(&self) -> u64 {
+        self.exits.load(Ordering::Relaxed)
+    }
+
+    /// Hypercalls so far (a continued one counts each time).
+    pub fn hypercalls(&self) -> u64 {
+        self.hypercalls.load(Ordering::Relaxed)
+    }
+}
+
 /// A virtual CPU.
 pub struct Vcpu<M: Machine> {
     /// Its number inside the domain.
     pub id: VcpuId,
     attention: AtomicU32,
+    /// The translation generation of its domain at its last flush.
+    seen_generation: AtomicU64,
+    /// What it did.
+    pub counters: Counters,
     /// Event delivery: where its `vcpu_info` is, its upcall vector.
     pub events: VcpuEvents,
     /// Scheduling: state, CPU, weight account, affinity.
@@ -67,6 +110,8 @@ impl<M: Machine> Vcpu<M> {
         Self {
             id,
             attention: AtomicU32::new(0),
+            seen_generation: AtomicU64::new(0),
+            counters: Counters::new(),
             events: VcpuEvents::new(),
             sched: VcpuSched::new(),
             runstate: Runstate::new(),
@@ -77,6 +122,18 @@ impl<M: Machine> Vcpu<M> {
             walks: WalkCache::new(),
             arch,
         }
+    }
+
+    /// Whether the vCPU's cached translations are older than `generation`, its domain's now. Asked once before each
+    /// entry, after `enter_guest`, by the CPU that runs it; the machine drops them when the answer is yes (and by itself
+    /// when the vCPU comes to another CPU).
+    #[inline]
+    pub fn translations_are_stale(&self, generation: u64) -> bool {
+        if self.seen_generation.load(Ordering::Relaxed) == generation {
+            return false;
+        }
+        self.seen_generation.store(generation, Ordering::Relaxed);
+        true
     }
 
     /// Notes reasons to look before the next entry. The caller kicks the CPU when the vCPU may be running.

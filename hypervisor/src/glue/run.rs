@@ -72,11 +72,16 @@ pub fn processor<B: Backend>(hv: &'static Hypervisor<Glue<B>>) -> ! {
 fn collect<B: Backend>(hv: &Hypervisor<Glue<B>>, per_cpu: &PerCpu<Glue<B>>) {
     let this = cpu::this_cpu();
     if this.take_timer() {
-        per_cpu.withdraw(CpuAttention::TIMER);
-        hv.on_timer();
+        per_cpu.raise(CpuAttention::TIMER);
     }
-    if this.take_kick() {
-        per_cpu.withdraw(CpuAttention::KICK);
+    this.take_kick();
+    let attention = per_cpu.attention();
+    if attention.is_empty() {
+        return;
+    }
+    per_cpu.withdraw(CpuAttention::KICK);
+    if attention.contains(CpuAttention::TIMER) {
+        hv.on_timer();
     }
 }
 
@@ -109,7 +114,7 @@ fn run<B: Backend>(hv: &Hypervisor<Glue<B>>, vcpu: &Vcpu<B>) -> Option<Vcpu<B>> 
     guest.hw.load();
     let next = loop {
         collect(hv, per_cpu);
-        if !per_cpu.attention().is_empty() {
+        if hv.must_schedule(vcpu) {
             let next = hv.schedule();
             if next.as_ref() != Some(vcpu) {
                 break next;
@@ -139,7 +144,7 @@ fn enter<B: Backend>(
         return per_cpu.leave_guest();
     }
     let mut plan = hv.prepare_entry(vcpu, guest.hw.interruptibility());
-    plan.flush_tlb = vcpu.translations_are_stale(per_cpu.id, domain.memory.translation_generation());
+    plan.flush_tlb = vcpu.translations_are_stale(domain.memory.translation_generation());
     if let Some(state) = plan.start {
         guest.hw.start(&state, domain.memory.nested_root());
     }
@@ -149,7 +154,7 @@ fn enter<B: Backend>(
     let exit = guest.hw.run();
     per_cpu.leave_guest();
     this.set_activity(Doing::Exit, domain.id.0, vcpu.id.0 as u16, 0);
-    vcpu.count_exit();
+    vcpu.counters.count_exit();
     if exit == VmExit::ExternalInterrupt {
         cpu::take_interrupts();
     }

@@ -15,7 +15,7 @@ use crate::heap::{Accounts, Extent, NIL, Owner, PinnedFrame, Shortage};
 use crate::hypervisor::Hypervisor;
 use crate::locks::{Mutex, RwLock, rank};
 use crate::machine::{CpuId, Machine};
-use crate::p2m::{FrameKind, Frames, Leaf, P2m, Retired, Translation, leaf_order};
+use crate::p2m::{FrameKind, Frames, GFN_LIMIT, Leaf, P2m, Retired, Translation, leaf_order};
 
 /// A domain's memory.
 pub struct DomainMemory<M: Machine> {
@@ -28,11 +28,18 @@ pub struct DomainMemory<M: Machine> {
     /// The memory map that the domain was built with.
     pub e820: spin::Once<Vec<E820Entry>>,
     /// Memory of the domain's that is in no p2m (`increase_reservation`): a chain of blocks.
-    unmapped: Mutex<u32, { rank::RESERVATION }>,
+    unmapped: Mutex<Unmapped, { rank::RESERVATION }>,
     /// Where shared_info is mapped, plus one; 0: nowhere.
     shared_info_at: AtomicU64,
     /// How far [`DomainMemory::release_all`] has come.
     released_to: AtomicU64,
+}
+
+/// A chain of blocks.
+struct Unmapped {
+    head: u32,
+    /// The domain ends: nothing may be added.
+    closed: bool,
 }
 
 impl<M: Machine> DomainMemory<M> {
@@ -48,7 +55,7 @@ impl<M: Machine> DomainMemory<M> {
             p2m: RwLock::new(p2m),
             translation_generation: AtomicU64::new(1),
             e820: spin::Once::new(),
-            unmapped: Mutex::new(NIL),
+            unmapped: Mutex::new(Unmapped { head: NIL, closed: false }),
             shared_info_at: AtomicU64::new(0),
             released_to: AtomicU64::new(0),
         })
@@ -118,14 +125,26 @@ impl<M: Machine> DomainMemory<M> {
         exceed: bool,
         retired: &mut Retired,
     ) -> Result<(), Errno> {
-        // An order between two leaf sizes is mapped in pieces of the smaller.
-        let piece = leaf_order::<M>(order);
-        if gfn.0 & ((1 << order) - 1) != 0 {
+        if p2m.is_closed() || gfn.0 & ((1 << order) - 1) != 0 || gfn.0 >= GFN_LIMIT {
             return Err(Errno::EINVAL);
         }
         let extent = frames.heap.try_allocate(frames.machine, order, Owner::Domain(self.id), exceed);
         let extent = extent.map_err(|_: Shortage| Errno::ENOMEM)?;
-        let (first, _) = extent.into_record();
+        self.map_extent_locked(frames, p2m, gfn, extent, retired)
+    }
+
+    /// Maps memory of the domain's at `gfn` within a batch, or gives it back.
+    pub(super) fn map_extent_locked(
+        &self,
+        frames: Frames<'_, M>,
+        p2m: &mut P2m<M>,
+        gfn: Gfn,
+        extent: Extent,
+        retired: &mut Retired,
+    ) -> Result<(), Errno> {
+        let (first, order) = extent.into_record();
+        // An order between two leaf sizes is mapped in pieces of the smaller.
+        let piece = leaf_order::<M>(order);
         if piece != order {
             frames.heap.split_record(first, order, piece);
         }
@@ -173,7 +192,9 @@ impl<M: Machine> DomainMemory<M> {
     pub fn pin(&self, hv: &Hypervisor<M>, gfn: Gfn) -> Result<PinnedFrame, Errno> {
         let p2m = self.p2m.read();
         match p2m.lookup(&hv.machine, gfn) {
-            Some(Translation { mfn, kind: FrameKind::Ram, writable: true, .. }) => Ok(hv.heap.pin(mfn)),
+            Some(Translation { mfn, kind: FrameKind::Ram, writable: true, .. }) if !p2m.is_closed() => {
+                Ok(hv.heap.pin(mfn))
+            }
             _ => Err(Errno::EINVAL),
         }
     }
@@ -214,12 +235,97 @@ impl<M: Machine> DomainMemory<M> {
         result
     }
 
-    /// Adds memory that is in no p2m.
-    pub(super) fn keep_unmapped(&self, hv: &Hypervisor<M>, extent: Extent) {
-        let mut head = self.unmapped.lock();
+    /// Maps another domain's page, for which `pin` stands. What was there is given back.
+    ///
+    /// # Errors
+    /// As [`P2m::map`]; the pin is released then.
+    pub fn map_foreign(&self, hv: &Hypervisor<M>, gfn: Gfn, pin: PinnedFrame) -> Result<(), Errno> {
+        let mfn = pin.into_record();
+        let leaf = Leaf { mfn, kind: FrameKind::Foreign, writable: true };
+        let mut retired = Retired::new();
+        let result = self.p2m.write().map(hv.frames(), gfn, 0, leaf, &mut retired);
+        retired.flush(hv, self).free(&hv.heap);
+        if result.is_err() {
+            PinnedFrame::from_record(mfn).release(&hv.heap);
+        }
+        result
+    }
+
+    /// Moves a page of the domain's memory to another gfn. What was there is given back.
+    ///
+    /// # Errors
+    /// `EINVAL` when no memory of the domain's is at `from`, or `to` is outside; `ENOMEM` when tables are needed and
+    /// there is no memory for them.
+    pub fn move_page(&self, hv: &Hypervisor<M>, from: Gfn, to: Gfn) -> Result<(), Errno> {
+        let frames = hv.frames();
+        let mut retired = Retired::new();
+        let mut p2m = self.p2m.write();
+        let result = self.move_locked(frames, &mut p2m, from, to, &mut retired);
+        drop(p2m);
+        retired.flush(hv, self).free(&hv.heap);
+        result.map_err(|errno| if errno == Errno::ENOENT { Errno::EINVAL } else { errno })
+    }
+
+    fn move_locked(
+        &self,
+        frames: Frames<'_, M>,
+        p2m: &mut P2m<M>,
+        from: Gfn,
+        to: Gfn,
+        retired: &mut Retired,
+    ) -> Result<(), Errno> {
+        if to.0 >= GFN_LIMIT || p2m.is_closed() {
+            return Err(Errno::EINVAL);
+        }
+        let (_, leaf) = p2m.detach_if(frames, from, 0, retired, |found| found.kind == FrameKind::Ram)?;
+        let Err(errno) = p2m.map(frames, to, 0, leaf, retired) else { return Ok(()) };
+        // Back where it was. If even that has lost its tables meanwhile, the host is out of memory, and gets the page.
+        if p2m.map(frames, from, 0, leaf, retired).is_err() {
+            p2m.retire_leaf(frames, leaf, 0, retired);
+        }
+        Err(errno)
+    }
+
+    /// Unmaps a page. The domain's own memory stays its own, mapped nowhere, until the domain ends.
+    ///
+    /// # Errors
+    /// `ENOENT` when nothing is there; `ENOMEM` when a superpage cannot be split now.
+    pub fn unmap_page(&self, hv: &Hypervisor<M>, gfn: Gfn) -> Result<(), Errno> {
+        let frames = hv.frames();
+        let mut retired = Retired::new();
+        let mut p2m = self.p2m.write();
+        let result = p2m.detach_if(frames, gfn, 0, &mut retired, |_| true);
+        let kept = match result {
+            Ok((_, Leaf { mfn, kind: FrameKind::Ram, .. })) => Some(Extent::from_record(mfn, 0)),
+            Ok((_, leaf)) => {
+                p2m.retire_leaf(frames, leaf, 0, &mut retired);
+                None
+            }
+            Err(_) => None,
+        };
+        drop(p2m);
+        retired.flush(hv, self).free(&hv.heap);
+        if let Some(Err(extent)) = kept.map(|extent| self.keep_unmapped(hv, extent)) {
+            hv.heap.free_unless_pinned(extent);
+        }
+        result.map(|_| ())
+    }
+
+    /// Whether the domain's memory is being released: nothing can be added any more.
+    pub fn is_closed(&self) -> bool {
+        self.p2m.read().is_closed()
+    }
+
+    /// Adds memory that is in no p2m, or hands it back when the domain's memory is being released.
+    pub(super) fn keep_unmapped(&self, hv: &Hypervisor<M>, extent: Extent) -> Result<(), Extent> {
+        let mut unmapped = self.unmapped.lock();
+        if unmapped.closed {
+            return Err(extent);
+        }
         let (first, _) = extent.into_record();
-        hv.heap.frame(first.0 as u32).set_next(*head);
-        *head = first.0 as u32;
+        hv.heap.frame(first.0 as u32).set_next(unmapped.head);
+        unmapped.head = first.0 as u32;
+        Ok(())
     }
 
     /// Gives all memory back, at most `budget` leaves at a time; true when all is gone. For a domain whose vCPUs are
@@ -227,6 +333,7 @@ impl<M: Machine> DomainMemory<M> {
     pub fn release_all(&self, hv: &Hypervisor<M>, budget: usize) -> bool {
         let mut retired = Retired::new();
         let mut p2m = self.p2m.write();
+        p2m.close();
         let mut done = false;
         for _ in 0..budget {
             let from = Gfn(self.released_to.load(Ordering::Relaxed));
@@ -250,22 +357,23 @@ impl<M: Machine> DomainMemory<M> {
     }
 
     fn release_unmapped(&self, hv: &Hypervisor<M>, budget: usize) -> bool {
-        let mut head = self.unmapped.lock();
+        let mut unmapped = self.unmapped.lock();
+        unmapped.closed = true;
         for _ in 0..budget {
-            if *head == NIL {
+            if unmapped.head == NIL {
                 break;
             }
-            let first = *head;
-            *head = hv.heap.frame(first).next();
-            hv.heap.free(Extent::from_record(Mfn(u64::from(first)), hv.heap.block_order(first)));
+            let first = unmapped.head;
+            unmapped.head = hv.heap.frame(first).next();
+            hv.heap.free_unless_pinned(Extent::from_record(Mfn(u64::from(first)), hv.heap.block_order(first)));
         }
-        *head == NIL
+        unmapped.head == NIL
     }
 
     /// Calls `visit` with each block that is in no p2m.
     #[cfg(test)]
     pub(crate) fn each_unmapped(&self, hv: &Hypervisor<M>, mut visit: impl FnMut(Mfn, u32)) {
-        let mut at = *self.unmapped.lock();
+        let mut at = self.unmapped.lock().head;
         while at != NIL {
             visit(Mfn(u64::from(at)), hv.heap.block_order(at));
             at = hv.heap.frame(at).next();

@@ -43,7 +43,7 @@ pub enum Placement {
 }
 
 /// Why a vCPU goes to sleep.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Sleep {
     /// Until an event or interrupt it could take.
     Event,
@@ -88,6 +88,11 @@ impl Word {
     /// Whether it may run: up, awake, not paused.
     pub fn is_runnable(self) -> bool {
         !self.has(DOWN | BLOCKED | PAUSE_MASK)
+    }
+
+    /// Whether it is online.
+    pub fn is_up(self) -> bool {
+        !self.has(DOWN)
     }
 
     /// Whether it is offline.

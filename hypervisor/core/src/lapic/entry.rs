@@ -1,0 +1,85 @@
+//! What a vCPU's next entry must do: start, or take an NMI, an event upcall or an APIC interrupt, in this order.
+//!
+//! The upcall is level-triggered, as on Xen: it is injected whenever `evtchn_upcall_pending` is set and unmasked and the
+//! guest can take an interrupt, until the guest has cleared the byte.
+
+use crate::evtchn;
+use crate::hypervisor::Hypervisor;
+use crate::machine::Machine;
+use crate::vcpu::{Attention, EntryPlan, Injection, Interruptibility, VcpuRef};
+
+impl<M: Machine> Hypervisor<M> {
+    /// Decides about the next entry of `vcpu`, the current one of this CPU. When nothing waits this is a load of the
+    /// attention word and a look at the upcall byte. What is returned as `inject` counts as delivered: the machine
+    /// injects it at the entry that follows.
+    #[inline]
+    pub fn prepare_entry(&self, vcpu: &VcpuRef<M>, can: Interruptibility) -> EntryPlan {
+        let attention = vcpu.attention();
+        let upcall = evtchn::upcall_deliverable(self, vcpu);
+        if attention.is_empty() && !upcall {
+            return EntryPlan::default();
+        }
+        self.prepare_busy_entry(vcpu, can, attention, upcall)
+    }
+
+    fn prepare_busy_entry(
+        &self,
+        vcpu: &VcpuRef<M>,
+        can: Interruptibility,
+        attention: Attention,
+        upcall: bool,
+    ) -> EntryPlan {
+        let mut plan = EntryPlan::default();
+        if attention.contains(Attention::START) {
+            vcpu.withdraw(Attention::START);
+            plan.start = vcpu.start.lock().take();
+            if plan.start.is_some() {
+                return plan;
+            }
+        }
+        let mut free = !can.occupied;
+        if attention.contains(Attention::NMI) {
+            if free && can.nmi {
+                vcpu.withdraw(Attention::NMI);
+                plan.inject = Some(Injection::Nmi);
+                free = false;
+            } else {
+                plan.nmi_window = true;
+            }
+        }
+        if let Some(vector) = self.callback_vector(vcpu, upcall) {
+            if free && can.interrupts {
+                plan.inject = Some(Injection::External(vector));
+                free = false;
+            } else {
+                plan.interrupt_window = true;
+            }
+        }
+        if attention.contains(Attention::LAPIC) {
+            self.offer_apic_interrupt(vcpu, free && can.interrupts, &mut plan);
+        }
+        plan
+    }
+
+    /// The vector of the domain-wide callback, when an upcall waits that comes by it.
+    fn callback_vector(&self, vcpu: &VcpuRef<M>, upcall: bool) -> Option<u8> {
+        if !upcall || vcpu.events.upcall_vector().is_some() {
+            return None;
+        }
+        vcpu.domain().hvm.callback_vector()
+    }
+
+    fn offer_apic_interrupt(&self, vcpu: &VcpuRef<M>, free: bool, plan: &mut EntryPlan) {
+        let mut lapic = vcpu.lapic.lock();
+        match lapic.deliverable() {
+            // Raised again by whatever makes one deliverable, which needs the lock held here.
+            None => vcpu.withdraw(Attention::LAPIC),
+            Some(vector) if free => {
+                lapic.accept(vector);
+                plan.inject = Some(Injection::External(vector));
+                plan.interrupt_window |= lapic.deliverable().is_some();
+            }
+            Some(_) => plan.interrupt_window = true,
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! increase_reservation, decrease_reservation, populate_physmap: they answer the number of extents done, whatever
+//! stopped them, and never an error.
+
+use alloc::sync::Arc;
+
+use shared_abi::memory as op;
+use shared_abi::memory::MemoryReservation;
+use shared_abi::xen::{Errno, Gfn};
+
+use crate::domain::Domain;
+use crate::heap::Owner;
+use crate::hypercall::{Call, Next};
+use crate::machine::{Machine, PAGE_SHIFT};
+use crate::p2m::Retired;
+
+/// Extents per chunk: so many gfns are read at once and worked on under one lock and with one flush.
+const CHUNK: usize = 64;
+/// The most extents a call can be about: more would not fit a continuation.
+const MAX_EXTENTS: u64 = u32::MAX as u64 >> op::COMMAND_BITS;
+/// Nodes a privileged caller may name; the machine has one.
+const MAX_NODES: u32 = 64;
+
+/// One of the three, checked.
+struct Adjustment<M: Machine> {
+    operation: u32,
+    domain: Arc<Domain<M>>,
+    list: u64,
+    extents: u64,
+    order: u32,
+}
+
+/// Does what `operation` asks from extent `start` on.
+pub(super) fn adjust<M: Machine>(call: &Call<'_, M>, operation: u32, start: u64) -> Next {
+    let done = Next::Return(start as i64);
+    let Ok(reservation) = call.memory_argument::<MemoryReservation>() else { return done };
+    let Some(adjustment) = check(call, operation, start, &reservation) else { return done };
+    if operation == op::INCREASE_RESERVATION { increase(call, &adjustment, start) } else { run(call, &adjustment, start) }
+}
+
+/// Everything that can be wrong with a reservation before its list is looked at.
+fn check<M: Machine>(
+    call: &Call<'_, M>,
+    operation: u32,
+    start: u64,
+    reservation: &MemoryReservation,
+) -> Option<Adjustment<M>> {
+    if reservation.nr_extents > MAX_EXTENTS || start >= reservation.nr_extents {
+        return None;
+    }
+    let domain = call.memory_target(reservation.domid).ok()?;
+    if !flags_allowed(call, reservation.mem_flags) || reservation.extent_order > call.memory_max_order() {
+        return None;
+    }
+    if operation == op::POPULATE_PHYSMAP && reservation.mem_flags & op::MEMF_POPULATE_ON_DEMAND != 0 {
+        return None;
+    }
+    Some(Adjustment {
+        operation,
+        domain,
+        list: reservation.extent_start.address(),
+        extents: reservation.nr_extents,
+        order: reservation.extent_order,
+    })
+}
+
+/// Whether the machine can honour what the flags ask for: memory below an address only if all of it is, and its one
+/// node.
+pub(super) fn flags_allowed<M: Machine>(call: &Call<'_, M>, flags: u32) -> bool {
+    let bits = op::memf_address_bits(flags);
+    let machine_bits = call.hv.heap.frame_count().next_power_of_two().ilog2() + PAGE_SHIFT;
+    if bits != 0 && bits < machine_bits {
+        return false;
+    }
+    if flags & op::MEMF_VNODE != 0 {
+        return true;
+    }
+    // The field is the node plus one; 0 is "any".
+    let node = (flags >> 8 & 0xff).checked_sub(1);
+    let exact = flags & op::MEMF_EXACT_NODE_REQUEST != 0;
+    match node {
+        None => true,
+        Some(node) if call.current.domain().is_privileged() => node < MAX_NODES && (node == 0 || !exact),
+        Some(_) => !exact,
+    }
+}
+
+/// Works through the list of a decrease or populate.
+fn run<M: Machine>(call: &Call<'_, M>, adjustment: &Adjustment<M>, start: u64) -> Next {
+    let mut done = start;
+    // Large extents make smaller chunks; a single extent is never interrupted.
+    let chunk = (CHUNK >> adjustment.order).max(1) as u64;
+    loop {
+        let mut gfns = [0; CHUNK];
+        let wanted = chunk.min(adjustment.extents - done) as usize;
+        let read = call.read_numbers(adjustment.list, done, &mut gfns[..wanted]);
+        let applied = apply(call, adjustment, &gfns[..read]);
+        done += applied as u64;
+        if applied < wanted || done == adjustment.extents {
+            return Next::Return(done as i64);
+        }
+        if call.should_preempt() {
+            return call.continue_memory_op(adjustment.operation, done);
+        }
+    }
+}
+
+/// Applies one chunk, with one flush. Gives the number of extents done.
+fn apply<M: Machine>(call: &Call<'_, M>, adjustment: &Adjustment<M>, gfns: &[u64]) -> usize {
+    let (hv, memory, order) = (call.hv, &adjustment.domain.memory, adjustment.order);
+    let mut done = 0;
+    loop {
+        let mut retired = Retired::new();
+        let mut stopped = None;
+        {
+            let mut p2m = memory.p2m.write();
+            for gfn in &gfns[done..] {
+                let result = if adjustment.operation == op::POPULATE_PHYSMAP {
+                    memory.populate_locked(hv.frames(), &mut p2m, Gfn(*gfn), order, false, &mut retired)
+                } else {
+                    memory.remove_locked(hv.frames(), &mut p2m, Gfn(*gfn), order, &mut retired)
+                };
+                if let Err(errno) = result {
+                    stopped = Some(errno);
+                    break;
+                }
+                done += 1;
+            }
+        }
+        let freed = !retired.is_empty();
+        retired.flush(hv, memory).free(&hv.heap);
+        // A split may have wanted a frame that is free only now.
+        let again = stopped == Some(Errno::ENOMEM) && freed && adjustment.operation == op::DECREASE_RESERVATION;
+        if !again || order != 0 {
+            return done;
+        }
+    }
+}
+
+/// Adds memory that is mapped nowhere.
+fn increase<M: Machine>(call: &Call<'_, M>, adjustment: &Adjustment<M>, start: u64) -> Next {
+    let (hv, domain) = (call.hv, &adjustment.domain);
+    for done in start..adjustment.extents {
+        if done != start && call.should_preempt() {
+            return call.continue_memory_op(adjustment.operation, done);
+        }
+        let extent = hv.heap.allocate(&hv.machine, adjustment.order, Owner::Domain(domain.id));
+        let Some(extent) = extent else { return Next::Return(done as i64) };
+        if let Err(extent) = domain.memory.keep_unmapped(hv, extent) {
+            hv.heap.free(extent);
+            return Next::Return(done as i64);
+        }
+    }
+    Next::Return(adjustment.extents as i64)
+}
