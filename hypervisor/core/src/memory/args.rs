@@ -134,11 +134,8 @@ impl<M: Machine> Call<'_, M> {
             return numbers.len();
         }
         // The list ends somewhere in between: find out where.
-        numbers
-            .iter_mut()
-            .zip(index..)
-            .take_while(|(number, index)| self.read_all_numbers(list, *index, core::slice::from_mut(number)).is_ok())
-            .count()
+        let readable = |(number, index)| self.read_all_numbers(list, index, core::slice::from_mut(number)).is_ok();
+        numbers.iter_mut().zip(index..).map(readable).take_while(|readable| *readable).count()
     }
 
     fn read_all_numbers(&self, list: u64, index: u64, numbers: &mut [u64]) -> Result<(), Errno> {

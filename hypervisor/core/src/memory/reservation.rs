@@ -34,7 +34,11 @@ pub(super) fn adjust<M: Machine>(call: &Call<'_, M>, operation: u32, start: u64)
     let done = Next::Return(start as i64);
     let Ok(reservation) = call.memory_argument::<MemoryReservation>() else { return done };
     let Some(adjustment) = check(call, operation, start, &reservation) else { return done };
-    if operation == op::INCREASE_RESERVATION { increase(call, &adjustment, start) } else { run(call, &adjustment, start) }
+    if operation == op::INCREASE_RESERVATION {
+        increase(call, &adjustment, start)
+    } else {
+        run(call, &adjustment, start)
+    }
 }
 
 /// Everything that can be wrong with a reservation before its list is looked at.
