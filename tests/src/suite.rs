@@ -241,7 +241,7 @@ impl Test {
                     if spec.boot.len() > 1 {
                         name += &format!(" {}", boot.name());
                     }
-                    if spec.options.len() > 1 {
+                    if spec.options.len() > 1 && !options.is_empty() {
                         name += &format!(" {options}");
                     }
                     name += &format!(" cpus={cpus}");

@@ -11,7 +11,9 @@ use crate::size::{PAGE, Size};
 /// Longest name of a domain: the trace stream has 16 bytes for it, NUL included.
 pub const NAME_MAX: usize = 15;
 /// Most vCPUs a domain may have.
-pub const VCPUS_MAX: u32 = 128;
+pub const VCPUS_MAX: u32 = 64;
+/// Least memory a domain may start with.
+pub const MEMORY_MIN: Size = Size::mib(4);
 /// Weight of a domain that states none; twice the weight is twice the processor time.
 pub const WEIGHT_DEFAULT: u32 = 256;
 /// Greatest weight, as in Xen's credit scheduler.
@@ -118,8 +120,8 @@ impl Domain {
             return err("name", problem);
         }
         for (field, size) in [("memory", self.memory), ("maxmem", self.maxmem)] {
-            if size.bytes() < Size::mib(1).bytes() {
-                return err(field, format!("{size} is less than 1M"));
+            if size < MEMORY_MIN {
+                return err(field, format!("{size} is less than {MEMORY_MIN}"));
             }
             if !size.bytes().is_multiple_of(PAGE) {
                 return err(field, format!("{size} is not a multiple of 4K"));
@@ -405,15 +407,15 @@ mod tests {
             ),
             (
                 "name=a memory=512K kernel=k",
-                "domain `a`: memory: 512K is less than 1M",
+                "domain `a`: memory: 512K is less than 4M",
             ),
             (
-                "name=a memory=1025K kernel=k",
-                "domain `a`: memory: 1025K is not a multiple of 4K",
+                "name=a memory=5001K kernel=k",
+                "domain `a`: memory: 5001K is not a multiple of 4K",
             ),
             (
                 "name=a memory=8M vcpus=0 kernel=k",
-                "domain `a`: vcpus: 0 is not in 1..=128",
+                "domain `a`: vcpus: 0 is not in 1..=64",
             ),
             (
                 "name=a memory=8M vcpus=two kernel=k",
@@ -474,8 +476,8 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_written_is_read_back(
-            name in "[a-z][a-z0-9._-]{0,14}", pages in 256u64..1 << 30, more in 0u64..1 << 30,
-            vcpus in 1u32..=128, weight in 1u32..=65535, privileged: bool, destroy: bool,
+            name in "[a-z][a-z0-9._-]{0,14}", pages in 1024u64..1 << 30, more in 0u64..1 << 30,
+            vcpus in 1u32..=64, weight in 1u32..=65535, privileged: bool, destroy: bool,
             ramdisk in proptest::option::of("[a-z./]{1,20}"), args in "[a-z=]?([ a-z=-]{0,30}[a-z=])?",
         ) {
             let domain = Domain {
