@@ -1,0 +1,103 @@
+//! A spin lock that switches interrupts off while it is held, for data that interrupt handlers share.
+#![allow(unsafe_code)] // `UnsafeCell` behind a lock.
+
+use crate::cpu;
+use core::cell::UnsafeCell;
+use core::ops::{Deref, DerefMut};
+use core::sync::atomic::{AtomicBool, Ordering};
+
+/// A value that one vCPU at a time works on, with interrupts off.
+#[derive(Debug)]
+pub struct IrqLock<T> {
+    held: AtomicBool,
+    value: UnsafeCell<T>,
+}
+
+// SAFETY: the lock gives the value to one vCPU at a time.
+unsafe impl<T: Send> Sync for IrqLock<T> {}
+
+/// Access to the value; releases the lock and restores the interrupt flag when dropped.
+#[derive(Debug)]
+pub struct Guard<'a, T> {
+    lock: &'a IrqLock<T>,
+    interrupts: bool,
+}
+
+impl<T> IrqLock<T> {
+    /// A free lock around `value`.
+    pub const fn new(value: T) -> Self {
+        Self {
+            held: AtomicBool::new(false),
+            value: UnsafeCell::new(value),
+        }
+    }
+
+    /// Waits for the lock.
+    pub fn lock(&self) -> Guard<'_, T> {
+        let interrupts = cpu::interrupts_off();
+        while self
+            .held
+            .compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed)
+            .is_err()
+        {
+            core::hint::spin_loop();
+        }
+        Guard {
+            lock: self,
+            interrupts,
+        }
+    }
+
+    /// Takes the lock if it is free.
+    pub fn try_lock(&self) -> Option<Guard<'_, T>> {
+        let interrupts = cpu::interrupts_off();
+        if self
+            .held
+            .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+        {
+            return Some(Guard {
+                lock: self,
+                interrupts,
+            });
+        }
+        if interrupts {
+            cpu::interrupts_on();
+        }
+        None
+    }
+
+    /// Releases the lock without a guard; interrupts stay off.
+    ///
+    /// # Safety
+    /// The calling vCPU holds the lock, and the guard that took it belongs to a context that will not run before it
+    /// holds the lock again (a thread that was switched away from).
+    pub unsafe fn force_unlock(&self) {
+        self.held.store(false, Ordering::Release);
+    }
+}
+
+impl<T> Deref for Guard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        // SAFETY: the guard exists, so this vCPU holds the lock.
+        unsafe { &*self.lock.value.get() }
+    }
+}
+
+impl<T> DerefMut for Guard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        // SAFETY: as above, and the guard is exclusively borrowed.
+        unsafe { &mut *self.lock.value.get() }
+    }
+}
+
+impl<T> Drop for Guard<'_, T> {
+    fn drop(&mut self) {
+        self.lock.held.store(false, Ordering::Release);
+        if self.interrupts {
+            cpu::interrupts_on();
+        }
+    }
+}
