@@ -254,7 +254,7 @@ pub(super) fn close<M: Machine>(
         // closing takes no new bindings, so even against hostile neighbours this ends.
         let seen = entry.load().binding();
         let remote = match seen {
-            Binding::Free | Binding::Reserved => return Err(Errno::EINVAL),
+            Binding::Free => return Err(Errno::EINVAL),
             Binding::Interdomain(remote, _) if remote != domain.id => hv.find_domain(remote),
             _ => None,
         };
@@ -311,7 +311,7 @@ fn close_locked<M: Machine>(
             };
             domain.vcpus[holder.index()].events.virqs[virq.index()].store(0, Ordering::SeqCst);
         }
-        Binding::Free | Binding::Reserved | Binding::Unbound(_) | Binding::Ipi => {}
+        Binding::Free | Binding::Unbound(_) | Binding::Ipi => {}
     }
     vacate(hv, domain, book, port, entry);
     true
@@ -332,7 +332,7 @@ pub(super) fn bind_vcpu<M: Machine>(
     let movable = match binding {
         Binding::Unbound(_) | Binding::Interdomain(..) => true,
         Binding::Virq(virq) => !virq.is_per_vcpu(),
-        Binding::Free | Binding::Reserved | Binding::Ipi => false,
+        Binding::Free | Binding::Ipi => false,
     };
     if !movable {
         return Err(Errno::EINVAL);
@@ -347,7 +347,7 @@ pub(super) fn status<M: Machine>(domain: &Domain<M>, answer: &mut Status) -> Res
     let now = entry.load();
     answer.vcpu = now.vcpu();
     answer.status = match now.binding() {
-        Binding::Free | Binding::Reserved => STATUS_CLOSED,
+        Binding::Free => STATUS_CLOSED,
         Binding::Unbound(remote) => {
             answer.set_unbound(remote);
             STATUS_UNBOUND
@@ -389,7 +389,7 @@ const RESET_BATCH: u32 = 64;
 /// more to do, by calling again with `resuming`.
 ///
 /// # Errors
-/// `EBUSY` when a reset is under way already, `EAGAIN` when ports were bound meanwhile.
+/// `EBUSY` when a reset is under way already (or, resuming, is not), `EAGAIN` when ports were bound meanwhile.
 pub fn reset<M: Machine>(
     call: &Call<'_, M>,
     domain: &Domain<M>,
@@ -399,9 +399,9 @@ pub fn reset<M: Machine>(
     let mut next = {
         let mut book = events.book.lock();
         match (book.reset_next, resuming) {
-            (0, _) => book.reset_next = 1,
-            (_, true) => {}
-            (_, false) => return Err(Errno::EBUSY),
+            (0, false) => book.reset_next = 1,
+            (1.., true) => {}
+            _ => return Err(Errno::EBUSY),
         }
         book.reset_next
     };

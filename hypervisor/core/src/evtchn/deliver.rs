@@ -63,7 +63,7 @@ pub fn send<M: Machine>(
             }
         }
         Binding::Unbound(_) => {}
-        Binding::Free | Binding::Reserved | Binding::Virq(_) => return Err(Errno::EINVAL),
+        Binding::Free | Binding::Virq(_) => return Err(Errno::EINVAL),
     }
     Ok(())
 }

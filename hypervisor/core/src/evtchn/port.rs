@@ -14,10 +14,8 @@ use shared_abi::xen::{DomId, Errno, Port, VcpuId, Virq};
 /// What a port is bound to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Binding {
-    /// Nothing: it may be allocated.
+    /// Nothing. Any such port but 0 may be allocated.
     Free,
-    /// Never to be allocated (port 0).
-    Reserved,
     /// Waits for this domain to bind it. Sending is allowed and does nothing.
     Unbound(DomId),
     /// Connected to a port of a domain (perhaps the same), whose binding points back here.
@@ -34,11 +32,10 @@ pub enum Binding {
 pub struct Packed(u64);
 
 const FREE: u8 = 0;
-const RESERVED: u8 = 1;
-const UNBOUND: u8 = 2;
-const INTERDOMAIN: u8 = 3;
-const VIRQ: u8 = 4;
-const IPI: u8 = 5;
+const UNBOUND: u8 = 1;
+const INTERDOMAIN: u8 = 2;
+const VIRQ: u8 = 3;
+const IPI: u8 = 4;
 
 impl Packed {
     /// Packs a binding that signals `vcpu`.
@@ -46,7 +43,6 @@ impl Packed {
         debug_assert!(vcpu.0 < 256);
         let (kind, domain, rest) = match binding {
             Binding::Free => (FREE, 0, 0),
-            Binding::Reserved => (RESERVED, 0, 0),
             Binding::Unbound(domain) => (UNBOUND, domain.0, 0),
             Binding::Interdomain(domain, port) => (INTERDOMAIN, domain.0, port.0),
             Binding::Virq(virq) => (VIRQ, 0, virq.0),
@@ -66,7 +62,6 @@ impl Packed {
             INTERDOMAIN => Binding::Interdomain(domain, Port(rest)),
             VIRQ => Binding::Virq(Virq(rest)),
             IPI => Binding::Ipi,
-            RESERVED => Binding::Reserved,
             _ => Binding::Free,
         }
     }
@@ -183,7 +178,6 @@ mod tests {
     fn bindings_survive_packing() {
         let all = [
             Binding::Free,
-            Binding::Reserved,
             Binding::Unbound(DomId(0x7fef)),
             Binding::Interdomain(DomId(77), Port(131_071)),
             Binding::Virq(Virq(23)),

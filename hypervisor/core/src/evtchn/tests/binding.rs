@@ -15,15 +15,43 @@ use crate::testing;
 /// What one guest does; numbers are taken modulo what there is.
 #[derive(Clone, Debug)]
 enum Step {
-    Alloc { guest: usize, remote: usize },
-    Bind { guest: usize, remote: usize, port: u32 },
-    Virq { guest: usize, virq: u32, vcpu: u32 },
-    Ipi { guest: usize, vcpu: u32 },
-    Close { guest: usize, port: u32 },
-    Move { guest: usize, port: u32, vcpu: u32 },
-    Send { guest: usize, port: u32 },
-    Fifo { guest: usize },
-    Reset { guest: usize },
+    Alloc {
+        guest: usize,
+        remote: usize,
+    },
+    Bind {
+        guest: usize,
+        remote: usize,
+        port: u32,
+    },
+    Virq {
+        guest: usize,
+        virq: u32,
+        vcpu: u32,
+    },
+    Ipi {
+        guest: usize,
+        vcpu: u32,
+    },
+    Close {
+        guest: usize,
+        port: u32,
+    },
+    Move {
+        guest: usize,
+        port: u32,
+        vcpu: u32,
+    },
+    Send {
+        guest: usize,
+        port: u32,
+    },
+    Fifo {
+        guest: usize,
+    },
+    Reset {
+        guest: usize,
+    },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -47,15 +75,31 @@ fn step() -> impl Strategy<Value = Step> {
 fn apply(guests: &[Guest<'_>], step: &Step) {
     // Results do not matter here: what fails must leave everything as it was, which is what is checked.
     match *step {
-        Step::Alloc { guest, remote } => drop(guests[guest].alloc_unbound(guests[remote].id())),
-        Step::Bind { guest, remote, port } => {
-            drop(guests[guest].bind_interdomain(guests[remote].id(), Port(port)));
+        Step::Alloc { guest, remote } => {
+            let _ = guests[guest].alloc_unbound(guests[remote].id());
         }
-        Step::Virq { guest, virq, vcpu } => drop(guests[guest].bind_virq(Virq(virq), vcpu)),
-        Step::Ipi { guest, vcpu } => drop(guests[guest].bind_ipi(vcpu)),
-        Step::Close { guest, port } => drop(guests[guest].close(Port(port))),
-        Step::Move { guest, port, vcpu } => drop(guests[guest].bind_vcpu(Port(port), vcpu)),
-        Step::Send { guest, port } => drop(guests[guest].send(Port(port))),
+        Step::Bind {
+            guest,
+            remote,
+            port,
+        } => {
+            let _ = guests[guest].bind_interdomain(guests[remote].id(), Port(port));
+        }
+        Step::Virq { guest, virq, vcpu } => {
+            let _ = guests[guest].bind_virq(Virq(virq), vcpu);
+        }
+        Step::Ipi { guest, vcpu } => {
+            let _ = guests[guest].bind_ipi(vcpu);
+        }
+        Step::Close { guest, port } => {
+            let _ = guests[guest].close(Port(port));
+        }
+        Step::Move { guest, port, vcpu } => {
+            let _ = guests[guest].bind_vcpu(Port(port), vcpu);
+        }
+        Step::Send { guest, port } => {
+            let _ = guests[guest].send(Port(port));
+        }
         Step::Fifo { guest } => {
             if !guests[guest].domain.events.uses_fifo() {
                 guests[guest].use_fifo();
@@ -76,19 +120,31 @@ fn check(guests: &[Guest<'_>]) {
         let mut virqs = Vec::new();
         for number in 0..256 {
             let port = Port(number);
-            let Some(entry) = guest.domain.events.ports.get(port) else { break };
+            let Some(entry) = guest.domain.events.ports.get(port) else {
+                break;
+            };
             let now = entry.load();
             assert!(now.vcpu().index() < guest.domain.vcpus.len());
-            assert!(number != 0 || now.binding() == Binding::Free, "port 0 is never bound");
+            assert!(
+                number != 0 || now.binding() == Binding::Free,
+                "port 0 is never bound"
+            );
             match now.binding() {
-                Binding::Free | Binding::Reserved => continue,
+                Binding::Free => continue,
                 Binding::Interdomain(remote, remote_port) => {
-                    let remote = guests.iter().find(|other| other.id() == remote).expect("known");
+                    let remote = guests
+                        .iter()
+                        .find(|other| other.id() == remote)
+                        .expect("known");
                     let back = Some(Binding::Interdomain(guest.id(), port));
                     assert_eq!(binding(remote, remote_port), back);
                 }
                 Binding::Virq(virq) => {
-                    let holder = if virq.is_per_vcpu() { now.vcpu() } else { VcpuId(0) };
+                    let holder = if virq.is_per_vcpu() {
+                        now.vcpu()
+                    } else {
+                        VcpuId(0)
+                    };
                     virqs.push((holder, virq, number));
                 }
                 Binding::Unbound(_) | Binding::Ipi => {}
@@ -104,7 +160,10 @@ fn check(guests: &[Guest<'_>]) {
                 virqs.retain(|entry| entry.2 != port);
             }
         }
-        assert!(virqs.is_empty(), "bound, but nobody would find it: {virqs:?}");
+        assert!(
+            virqs.is_empty(),
+            "bound, but nobody would find it: {virqs:?}"
+        );
     }
 }
 
@@ -158,9 +217,16 @@ fn a_long_reset_goes_in_steps() {
     for _ in 0..300 {
         guest.bind_ipi(0).unwrap();
     }
-    hv.machine.interrupt.store(true, core::sync::atomic::Ordering::SeqCst);
+    hv.machine
+        .interrupt
+        .store(true, core::sync::atomic::Ordering::SeqCst);
     let vcpu = testing::vcpu(&guest.domain, 0);
-    testing::poke(&hv, &guest.domain, 0, &shared_abi::xen::DomId::SELF.0.to_le_bytes());
+    testing::poke(
+        &hv,
+        &guest.domain,
+        0,
+        &shared_abi::xen::DomId::SELF.0.to_le_bytes(),
+    );
     let mut args = [u64::from(abi::RESET), 0, 0, 0, 0];
     let mut steps = 0;
     loop {
@@ -169,7 +235,11 @@ fn a_long_reset_goes_in_steps() {
             crate::hypercall::Next::Return(value) => break assert_eq!(value, 0),
             crate::hypercall::Next::Again(next) => args = next,
         }
-        assert_eq!(guest.reset(), Err(shared_abi::xen::Errno::EBUSY), "one is under way");
+        assert_eq!(
+            guest.reset(),
+            Err(shared_abi::xen::Errno::EBUSY),
+            "one is under way"
+        );
         steps += 1;
     }
     assert!(steps >= 4, "{steps} steps for 300 ports");
