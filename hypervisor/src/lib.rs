@@ -10,7 +10,10 @@
 #[cfg(test)]
 extern crate std;
 
+extern crate alloc;
+
 pub mod boot;
+pub mod config;
 pub mod features;
 pub mod options;
 
@@ -24,6 +27,10 @@ pub mod apic;
 #[cfg(target_os = "none")]
 pub mod cpu;
 #[cfg(target_os = "none")]
+pub mod exit;
+#[cfg(target_os = "none")]
+pub mod glue;
+#[cfg(target_os = "none")]
 pub mod instr;
 #[cfg(target_os = "none")]
 pub mod interrupts;
@@ -33,3 +40,5 @@ pub mod machine;
 pub mod panic;
 #[cfg(target_os = "none")]
 pub mod power;
+#[cfg(target_os = "none")]
+pub mod virt;

@@ -8,7 +8,7 @@ use crate::cpu::{CpuId, MAX_CPUS};
 use crate::memory::MemoryError;
 use crate::options::{self, Options};
 use crate::{
-    acpi, apic, console, cpu, error, features, info, interrupts, memory, panic, power, time, warn,
+    acpi, apic, console, cpu, debug, error, features, info, interrupts, memory, panic, power, time, warn,
 };
 use core::sync::atomic::{AtomicPtr, Ordering};
 
@@ -121,6 +121,8 @@ extern "C" fn bring_up_rest() -> ! {
     if present > MAX_CPUS {
         warn!("{present} CPUs are present; this build uses at most {MAX_CPUS}");
     }
+    debug!("display {:?}", info.display);
+    debug!("power-off {:?}, reset {:?}", acpi.power_off, acpi.reset);
     panic::run_test();
     start::release_all();
     let run = RUN.load(Ordering::Acquire);

@@ -7,7 +7,7 @@
 #[cfg(target_os = "none")]
 mod image {
     use ebb_hypervisor::boot::Boot;
-    use ebb_hypervisor::{cpu, machine};
+    use ebb_hypervisor::{cpu, glue, machine};
 
     /// First Rust code on the boot processor, on the boot stack, with the boot page tables.
     ///
@@ -24,16 +24,12 @@ mod image {
     /// The boot processor, machine up: all processors started, timers calibrated, memory known.
     fn run(boot: Boot) -> ! {
         machine::refuse_if_unusable(&boot);
-        loop {
-            cpu::idle();
-        }
+        glue::start(&boot)
     }
 
     /// Every other processor, after its own bring-up.
     fn ap_run(_cpu: cpu::CpuId) -> ! {
-        loop {
-            cpu::idle();
-        }
+        glue::run::wait_for_start()
     }
 }
 

@@ -18,6 +18,11 @@ use core::fmt;
 use core::panic::PanicInfo;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+/// A line of the report, whatever the log level.
+macro_rules! report {
+    ($($text:tt)*) => { console::report(format_args!($($text)*)) };
+}
+
 /// Calls shown.
 const MAX_CALLS: usize = 24;
 
@@ -120,14 +125,14 @@ fn die(cause: fmt::Arguments<'_>, frame: Option<&Frame>, stack: u64) -> ! {
     stop_others(cpu);
     console::break_lock();
     error!("PANIC on CPU {}: {cause}", cpu.id().0);
-    error!(
+    report!(
         "Ebb {}, up {} ms, cr3 {:#x}",
         env!("CARGO_PKG_VERSION"),
         time::now_ns_or_zero() / 1_000_000,
         instr::cr3()
     );
     for cpu in cpu::all() {
-        error!("{}", Activity(cpu));
+        report!("{}", Activity(cpu));
     }
     if let Some(frame) = frame {
         print_registers(frame);
@@ -174,23 +179,23 @@ impl fmt::Display for Activity<'_> {
 }
 
 fn print_registers(f: &Frame) {
-    error!(
+    report!(
         "rip {:016x} rflags {:08x} cs {:04x} rsp {:016x} ss {:04x}",
         f.rip, f.rflags, f.cs, f.rsp, f.ss
     );
-    error!(
+    report!(
         "rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}",
         f.rax, f.rbx, f.rcx, f.rdx
     );
-    error!(
+    report!(
         "rsi {:016x} rdi {:016x} rbp {:016x} r8  {:016x}",
         f.rsi, f.rdi, f.rbp, f.r8
     );
-    error!(
+    report!(
         "r9  {:016x} r10 {:016x} r11 {:016x} r12 {:016x}",
         f.r9, f.r10, f.r11, f.r12
     );
-    error!(
+    report!(
         "r13 {:016x} r14 {:016x} r15 {:016x} cr2 {:016x}",
         f.r13,
         f.r14,
@@ -202,7 +207,7 @@ fn print_registers(f: &Frame) {
 /// The calls that led here: `rip`, then return addresses on the stack from `stack` up.
 fn print_calls(rip: Option<u64>, stack: u64) {
     if let Some(rip) = rip {
-        error!("at     {rip:#018x}");
+        report!("at     {rip:#018x}");
     }
     let mut shown = 0;
     let mut address = (stack + 7) & !7;
@@ -215,7 +220,7 @@ fn print_calls(rip: Option<u64>, stack: u64) {
         // SAFETY: `stack_end` makes sure that the address is on a mapped stack.
         let word = unsafe { (address as *const u64).read() };
         if follows_call(word) {
-            error!("called {word:#018x}");
+            report!("called {word:#018x}");
             shown += 1;
         }
         address += 8;

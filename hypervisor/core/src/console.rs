@@ -7,9 +7,7 @@
 //!
 //! Specification: Xen 4.17's `console_io`. Unlike a Xen built for production, any domain may write.
 
-use core::fmt::Write;
-
-use arrayvec::{ArrayString, ArrayVec};
+use arrayvec::ArrayVec;
 use shared_abi::xen::{Errno, console_io as abi};
 
 use crate::domain::Domain;
@@ -18,7 +16,7 @@ use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 
 /// Bytes taken between two looks at whether to give way.
-const PIECE: usize = 128;
+pub const PIECE: usize = 128;
 
 /// The hypercall: arg 0 is the operation, arg 1 the number of bytes, arg 2 the buffer's address.
 ///
@@ -66,10 +64,7 @@ pub fn print<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, bytes: &[u8]) {
     if text.is_empty() {
         return;
     }
-    let mut name = ArrayString::<8>::new();
-    // "d" and at most five digits always fit.
-    let _ = write!(name, "{}", domain.id);
-    hv.machine.console_write(Some(&name), &text);
+    hv.machine.console_write(Some(domain.id), &text);
 }
 
 /// What has been typed, to a privileged domain: as much as there is, at once.

@@ -472,6 +472,28 @@ impl FrameHeap {
     }
 }
 
+/// For the audit.
+impl FrameHeap {
+    /// Calls `visit` with each free block.
+    pub(crate) fn each_free(&self, mut visit: impl FnMut(u32, u32)) {
+        let state = self.state.lock();
+        state.clean.each(self.frames, &mut visit);
+        state.dirty.each(self.frames, &mut visit);
+    }
+
+    /// Who a block belongs to, by its head's record, and its order; `None` for what is free or no head.
+    pub(crate) fn owner_of(&self, mfn: u32) -> Option<(Owner, u32)> {
+        let state = self.frames.get(mfn as usize)?.state();
+        state.owner().map(|owner| (owner, state.order))
+    }
+
+    /// Whether a frame is kept only by its pins.
+    pub(crate) fn is_orphan(&self, mfn: u32) -> bool {
+        self.owner_of(mfn).is_some_and(|(owner, _)| matches!(owner, Owner::Domain(_)))
+            && self.frame(mfn).count.load(Ordering::SeqCst) & ORPHANED != 0
+    }
+}
+
 /// A domain's blocks: pieces, pins, and the end of them.
 impl FrameHeap {
     /// Counts a pin on a domain's frame. The caller holds something that keeps the frame the domain's meanwhile (the

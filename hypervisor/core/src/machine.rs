@@ -10,7 +10,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 use shared_abi::memory::E820Entry;
-use shared_abi::xen::Mfn;
+use shared_abi::xen::{DomId, Mfn};
 
 use crate::p2m::EntryFormat;
 
@@ -133,7 +133,7 @@ pub trait Machine: Sized + Send + Sync + 'static {
     }
 
     /// Console output of a domain (`None`: of the hypervisor). Bounded by the caller.
-    fn console_write(&self, domain: Option<&str>, bytes: &[u8]);
+    fn console_write(&self, domain: Option<DomId>, bytes: &[u8]);
     /// Takes what has been typed on the hypervisor's console, as much as there is and fits; how many bytes. A machine
     /// without an input has none.
     fn console_read(&self, bytes: &mut [u8]) -> usize {

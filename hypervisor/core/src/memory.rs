@@ -8,6 +8,7 @@
 //! back to the host, so that no frame of a domain's is out of its reach; and nothing is ever populated on demand.
 
 mod args;
+mod audit;
 mod domain_memory;
 mod exchange;
 mod physmap;

@@ -236,6 +236,14 @@ impl<M: Machine> P2m<M> {
         None
     }
 
+    /// Calls `visit` with each table (its frame, its level, the entries its record counts and those it has) and each
+    /// leaf (its first gfn, its order).
+    pub(crate) fn inspect(&self, frames: Frames<'_, M>, visit: &mut impl FnMut(Piece)) {
+        if let Some(root) = self.root {
+            inspect_table(frames, root, ROOT_LEVEL, 0, visit);
+        }
+    }
+
     /// The highest mapped gfn.
     pub fn last_mapped(&self, machine: &M) -> Option<Gfn> {
         let (mut table, mut level, mut base) = (self.root?, ROOT_LEVEL, 0);
@@ -487,6 +495,35 @@ impl<M: Machine> P2m<M> {
         self.tables -= 1;
         retired.push(frames.heap, Extent::from_record(table, 0));
     }
+}
+
+/// What [`P2m::inspect`] reports.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Piece {
+    /// A table.
+    Table { table: Mfn, counted: u32, present: u32 },
+    /// A leaf of `1 << order` frames.
+    Leaf { gfn: Gfn, leaf: Leaf, order: u32 },
+}
+
+fn inspect_table<M: Machine>(
+    frames: Frames<'_, M>,
+    table: Mfn,
+    level: u32,
+    base: u64,
+    visit: &mut impl FnMut(Piece),
+) {
+    let mut present = 0;
+    for index in 0..ENTRIES {
+        let gfn = base + (u64::from(index) << (9 * level));
+        match (Slot { table, level, index }).read(frames.machine) {
+            Entry::Absent => continue,
+            Entry::Table(next) => inspect_table(frames, next, level - 1, gfn, visit),
+            Entry::Leaf(leaf) => visit(Piece::Leaf { gfn: Gfn(gfn), leaf, order: 9 * level }),
+        }
+        present += 1;
+    }
+    visit(Piece::Table { table, counted: count(frames.heap, table).load(Ordering::Relaxed), present });
 }
 
 fn count(heap: &FrameHeap, table: Mfn) -> &core::sync::atomic::AtomicU32 {

@@ -63,8 +63,8 @@ impl Drop for Ram {
     }
 }
 
-/// What a machine was asked to put on its console: the domain's name, and the bytes.
-pub type ConsoleOutput = (Option<String>, Vec<u8>);
+/// What a machine was asked to put on its console: the domain, and the bytes.
+pub type ConsoleOutput = (Option<DomId>, Vec<u8>);
 /// A trace record: CPU, kind, payload.
 pub type TraceRecord = (CpuId, u16, Vec<u8>);
 
@@ -149,9 +149,9 @@ impl FakeMachine {
     }
 
     /// What a domain (`None`: the hypervisor) has written to the console.
-    pub fn console_of(&self, domain: Option<&str>) -> Vec<u8> {
+    pub fn console_of(&self, domain: Option<DomId>) -> Vec<u8> {
         let console = self.console.lock().unwrap();
-        console.iter().filter(|(who, _)| who.as_deref() == domain).flat_map(|(_, bytes)| bytes.clone()).collect()
+        console.iter().filter(|(who, _)| *who == domain).flat_map(|(_, bytes)| bytes.clone()).collect()
     }
 
     /// The payloads of the trace records of one kind.
@@ -264,8 +264,8 @@ impl Machine for FakeMachine {
         self.interrupt.load(Ordering::SeqCst)
     }
 
-    fn console_write(&self, domain: Option<&str>, bytes: &[u8]) {
-        self.console.lock().unwrap().push((domain.map(ToString::to_string), bytes.to_vec()));
+    fn console_write(&self, domain: Option<DomId>, bytes: &[u8]) {
+        self.console.lock().unwrap().push((domain, bytes.to_vec()));
     }
 
     fn log(&self, level: Level, line: fmt::Arguments<'_>) {

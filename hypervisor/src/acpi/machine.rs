@@ -15,7 +15,7 @@ use core::ptr::NonNull;
 use spin::Once;
 
 /// A table larger than this is not believed.
-const MAX_TABLE: usize = 16 << 20;
+const MAX_TABLE: u64 = 16 << 20;
 
 /// A processor in the MADT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,28 +87,28 @@ impl AcpiHandler for DirectMap {
         address: usize,
         size: usize,
     ) -> PhysicalMapping<Self, T> {
-        let virt = if size <= MAX_TABLE && memory::is_mapped(address as u64, size as u64) {
-            memory::phys_to_virt(address as u64)
-        } else if size <= MAX_TABLE
-            && address != 0
-            && let Ok(virt) = memory::map_mmio(address as u64, size as u64, Access::Read)
-        {
-            // Some firmware puts tables into memory it calls reserved.
-            virt
-        } else {
-            let shown = NOTHING.0.len().min(size);
-            assert!(
-                shown == size,
-                "an ACPI table of {size} bytes at {address:#x} lies outside memory"
-            );
+        let virt = map_table(address as u64, size as u64).unwrap_or_else(|| {
+            assert!(size <= NOTHING.0.len(), "an ACPI table of {size} bytes at {address:#x} cannot be mapped");
             NOTHING.0.as_ptr().cast_mut()
-        };
+        });
         let virt = NonNull::new(virt.cast::<T>()).expect("the direct map is not at 0");
         // SAFETY: `size` bytes are readable there for good: firmware's tables, which nobody writes, or our zeroes.
         unsafe { PhysicalMapping::new(address, virt, size, size, self.clone()) }
     }
 
     fn unmap_physical_region<T>(_region: &PhysicalMapping<Self, T>) {}
+}
+
+/// An address through which firmware's `size` bytes at physical `address` can be read.
+fn map_table(address: u64, size: u64) -> Option<*mut u8> {
+    if address == 0 || size > MAX_TABLE {
+        return None;
+    }
+    if memory::is_mapped(address, size) {
+        return Some(memory::phys_to_virt(address));
+    }
+    // Some firmware puts tables into memory it calls reserved.
+    memory::map_mmio(address, size, Access::Read).ok()
 }
 
 /// Reads everything from the root pointer at physical `rsdp`, or searched for in the BIOS's area when 0.
@@ -268,12 +268,9 @@ fn register(address: GenericAddress) -> Option<Register> {
 fn sleep_types(tables: &AcpiTables<DirectMap>) -> Option<SleepTypes> {
     let dsdt = tables.dsdt().ok().into_iter();
     dsdt.chain(tables.ssdts()).find_map(|table| {
-        let length = u64::from(table.length).min(MAX_TABLE as u64);
-        if !memory::is_mapped(table.address as u64, length) {
-            return None;
-        }
-        let start = memory::phys_to_virt(table.address as u64);
-        // SAFETY: the range is in the direct map, and firmware's tables do not change.
+        let length = u64::from(table.length);
+        let start = map_table(table.address as u64, length)?;
+        // SAFETY: all of the range is mapped, and firmware's tables do not change.
         s5::find(unsafe { core::slice::from_raw_parts(start, length as usize) })
     })
 }

@@ -69,7 +69,7 @@ pub enum Display {
         /// Physical address of the first cell.
         address: u64,
     },
-    /// Pixels of 32 bits.
+    /// Pixels of 24 or 32 bits.
     Pixels {
         /// Physical address of the first pixel.
         address: u64,
@@ -79,6 +79,8 @@ pub enum Display {
         width: u32,
         /// Lines.
         height: u32,
+        /// Bytes in a pixel: 3 or 4.
+        pixel_bytes: u8,
     },
 }
 

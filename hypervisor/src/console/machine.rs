@@ -132,6 +132,13 @@ pub fn log(level: Level, text: fmt::Arguments<'_>) {
     let _ = writeln!(console, "(ebb) {word}{text}");
 }
 
+/// One line of a report, always shown and without a word in front.
+pub fn report(text: fmt::Arguments<'_>) {
+    let mut console = CONSOLE.lock();
+    console.end_line();
+    let _ = writeln!(console, "(ebb) {text}");
+}
+
 /// Text of a guest, any bytes: each line gets the prefix `(dN) `, and a line may come in pieces.
 ///
 /// Bytes that are not printable ASCII, tab or newline are shown as `?`, so that a guest cannot send control sequences to

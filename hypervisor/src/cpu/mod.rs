@@ -367,8 +367,8 @@ pub(crate) fn make_stacks(index: usize) -> Result<(), MapError> {
         offset += page;
         let top = memory::map_stack(index, offset, IST_STACK_PAGES)?;
         offset += IST_STACK_PAGES * page;
-        // SAFETY: the processor does not run yet, or (the boot processor) has not loaded its tables yet.
-        unsafe { (*cpu.tables.get()).tss.set_ist(ist.into(), top) };
+        // The crate counts from 0. SAFETY: the processor does not run yet, or (the boot processor) has not loaded its tables yet.
+        unsafe { (*cpu.tables.get()).tss.set_ist(usize::from(ist) - 1, top) };
     }
     Ok(())
 }

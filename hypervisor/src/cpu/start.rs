@@ -186,6 +186,7 @@ extern "C" fn ap_entry(index: u64) -> ! {
     apic::init_this_cpu();
     time::sync::measure_this_cpu();
     let cpu = super::this_cpu();
+    cpu.set_activity(super::Doing::Idle, 0, 0, 0);
     cpu.online.store(true, Ordering::Release);
     while !RELEASED.load(Ordering::Acquire) {
         super::idle();

@@ -2,7 +2,8 @@
 //! console, and port 0x42 (the timer's second counter) reads as zero, because Linux would otherwise read it a hundred
 //! thousand times before it believes that there is none.
 
-use ebb_core::hypercall::Width;
+use ebb_core::console;
+use ebb_core::hypercall::{Call, Width};
 
 use super::Context;
 use crate::virt::{Backend, IoAccess, SegmentName, VirtualCpu, register};
@@ -29,7 +30,7 @@ pub fn access<B: Backend>(context: &mut Context<'_, B>, access: IoAccess) {
         context.guest.hw.set_general(register::RAX, new);
     } else if access.port == CONSOLE && access.size == 1 {
         let byte = context.guest.hw.general(register::RAX) as u8;
-        context.hv.console_from_guest(context.vcpu.domain(), &[byte]);
+        console::print(context.hv, context.vcpu.domain(), &[byte]);
     }
     context.guest.hw.advance(0);
 }
@@ -81,10 +82,11 @@ fn transfer<B: Backend>(context: &mut Context<'_, B>, access: IoAccess, count: u
     let address = if hw.width() == Width::Bits64 { address } else { address & 0xffff_ffff };
     let paging = hw.paging();
     let mut bytes = [0xff_u8; CHUNK];
+    let call = Call { hv: context.hv, current: context.vcpu, args: [0; 5], width: hw.width(), paging };
     let done = if access.input {
-        context.hv.write_virtual(context.vcpu, &paging, address, &bytes[..length])
+        call.write_guest_bytes(address, &bytes[..length])
     } else {
-        context.hv.read_virtual(context.vcpu, &paging, address, &mut bytes[..length])
+        call.read_guest_bytes(address, &mut bytes[..length])
     };
     if done.is_err() {
         // The instruction's own access would have faulted the same way.
@@ -92,7 +94,7 @@ fn transfer<B: Backend>(context: &mut Context<'_, B>, access: IoAccess, count: u
         return false;
     }
     if !access.input {
-        context.hv.console_from_guest(context.vcpu.domain(), &bytes[..length]);
+        bytes[..length].chunks(console::PIECE).for_each(|piece| console::print(context.hv, context.vcpu.domain(), piece));
     }
     true
 }

@@ -3,14 +3,10 @@
 
 use core::fmt::Write as _;
 
-use ebb_core::VcpuRef;
-
 use super::{Context, instruction};
-use crate::glue::Glue;
 use crate::virt::{Backend, NestedFault, VirtualCpu, vector};
 
 const APIC_PAGE_MASK: u64 = !0xfff;
-const PAGE_SIZE: u64 = 4096;
 
 /// What an emulated access reaches.
 pub enum Device {
@@ -25,7 +21,7 @@ pub fn nested_fault<B: Backend>(context: &mut Context<'_, B>, fault: NestedFault
     let device = match context.hv.apic_window(context.vcpu) {
         Some(base) if fault.address & APIC_PAGE_MASK == base => Device::LocalApic((fault.address & 0xfff) as u32),
         _ => {
-            if became_accessible(context.vcpu, fault) {
+            if became_accessible(context, fault) {
                 return;
             }
             Device::Absent
@@ -48,9 +44,10 @@ pub fn nested_fault<B: Backend>(context: &mut Context<'_, B>, fault: NestedFault
 }
 
 /// Another CPU may have put memory there since the fault; then the guest simply tries again.
-fn became_accessible<B: Backend>(vcpu: &VcpuRef<Glue<B>>, fault: NestedFault) -> bool {
+fn became_accessible<B: Backend>(context: &Context<'_, B>, fault: NestedFault) -> bool {
     let gfn = shared_abi::xen::Gfn(fault.address >> 12);
-    vcpu.domain().memory.translate(gfn).is_some_and(|(_, writable)| writable || !fault.write)
+    let found = context.vcpu.domain().memory.translate(&context.hv.machine, gfn);
+    found.is_some_and(|(_, writable)| writable || !fault.write)
 }
 
 /// The bytes of the instruction. `None` when they cannot be read: a fault has been put before the guest.
@@ -63,19 +60,13 @@ fn fetch<B: Backend>(context: &mut Context<'_, B>, buffer: &mut [u8; 15]) -> Opt
     }
     let address = hw.segment_base(crate::virt::SegmentName::Cs).wrapping_add(hw.rip());
     let paging = hw.paging();
-    // Up to the end of the page first: the next one may not be there and need not be.
-    let first = ((PAGE_SIZE - address % PAGE_SIZE) as usize).min(buffer.len());
-    if context.hv.read_virtual(context.vcpu, &paging, address, &mut buffer[..first]).is_err() {
-        inject_page_fault(context, address, false);
-        return None;
+    match context.hv.read_virtual(context.vcpu.domain(), &paging, address, buffer) {
+        0 => {
+            inject_page_fault(context, address, false);
+            None
+        }
+        length => Some(length),
     }
-    let rest = &mut buffer[first..];
-    if !rest.is_empty()
-        && context.hv.read_virtual(context.vcpu, &paging, address + first as u64, rest).is_err()
-    {
-        return Some(first);
-    }
-    Some(buffer.len())
 }
 
 /// Puts a page fault at `address` before the guest.

@@ -5,7 +5,7 @@
 
 use ebb_core::hypercall::{Next, Width};
 use ebb_core::lapic::Fault;
-use ebb_core::{Hypervisor, VcpuRef, lifecycle};
+use ebb_core::{Hypervisor, VcpuRef, lifecycle, sched};
 
 use crate::glue::{Glue, GuestCpu};
 use crate::virt::{Backend, IoAccess, NestedFault, VirtualCpu, VmExit, register, vector};
@@ -15,6 +15,8 @@ mod instruction;
 mod io;
 mod mmio;
 pub mod msr;
+
+pub use instruction::prepare;
 
 const RFLAGS_IF: u64 = 1 << 9;
 
@@ -34,7 +36,7 @@ impl<B: Backend> Context<'_, B> {
         match exit {
             VmExit::Hypercall => self.hypercall(),
             VmExit::ExternalInterrupt | VmExit::Window => {}
-            VmExit::Nmi => crate::cpu::note_guest_nmi(),
+            VmExit::Nmi => crate::interrupts::nmi(None),
             VmExit::Cpuid => self.cpuid(),
             VmExit::Halt => {
                 let enabled = self.guest.hw.rflags() & RFLAGS_IF != 0;
@@ -43,7 +45,7 @@ impl<B: Backend> Context<'_, B> {
             }
             VmExit::Pause => {
                 self.guest.hw.advance(2);
-                self.hv.pause_loop(self.vcpu);
+                sched::yield_cpu(self.hv, self.vcpu);
             }
             VmExit::ReadMsr => self.read_msr(),
             VmExit::WriteMsr => self.write_msr(),
@@ -53,7 +55,7 @@ impl<B: Backend> Context<'_, B> {
             VmExit::Forbidden => self.fault(Fault::GeneralProtection(0)),
             VmExit::Io(access) => self.io(access),
             VmExit::NestedFault(fault) => self.nested_fault(fault),
-            VmExit::Exception { vector: vector::MACHINE_CHECK, .. } => crate::cpu::guest_machine_check(),
+            VmExit::Exception { vector: vector::MACHINE_CHECK, .. } => panic!("machine check while a guest ran"),
             VmExit::Exception { vector, error } => self.guest.hw.inject_exception(vector, error),
             VmExit::TripleFault => lifecycle::triple_fault(self.hv, self.vcpu),
             VmExit::InvalidState | VmExit::Unknown(_) => self.unexpected(exit),

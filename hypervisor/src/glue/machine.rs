@@ -1,12 +1,13 @@
 //! [`Machine`] for the real machine.
 #![allow(unsafe_code)] // Guest memory as atomics and bytes through the direct map.
 
+use core::arch::asm;
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 use ebb_core::machine::{CpuId, Level, MachineAddress, TscScale};
 use ebb_core::Machine;
-use shared_abi::xen::Mfn;
+use shared_abi::xen::{DomId, Mfn};
 
 use super::{Glue, GuestCpu, VcpuState, trace_ring};
 use crate::exit::msr::StoredMsrs;
@@ -22,6 +23,56 @@ fn word<T>(address: MachineAddress) -> &'static T {
     // map for good, the address is aligned, and `T` is an atomic integer: every value is valid, and concurrent access
     // by guests and other CPUs is what atomics are for.
     unsafe { &*phys_to_virt(address.0).cast::<T>() }
+}
+
+/// Copies `length` bytes by string instructions.
+///
+/// # Safety
+/// Both ranges are mapped for that access, and no Rust reference relies on the destination's bytes meanwhile. One side
+/// may be memory that a guest changes at the same time.
+#[inline]
+unsafe fn copy(from: *const u8, to: *mut u8, length: usize) {
+    // SAFETY: the caller's promise; the direction flag is clear, as the ABI demands.
+    unsafe {
+        asm!("rep movsq", "mov ecx, {tail:e}", "rep movsb", tail = in(reg) length % 8,
+             inout("rcx") length / 8 => _, inout("rsi") from => _, inout("rdi") to => _,
+             options(nostack, preserves_flags));
+    }
+}
+
+/// Clears `length` bytes, a multiple of 8.
+///
+/// # Safety
+/// The range is mapped writable and nobody's.
+unsafe fn zero(to: *mut u8, length: usize) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!("rep stosq", inout("rcx") length / 8 => _, inout("rdi") to => _, in("rax") 0,
+             options(nostack, preserves_flags));
+    }
+}
+
+/// The clock in the form guests use. Both sides scale the same TSC, so they agree to within rounding.
+pub fn tsc_scale() -> TscScale {
+    let khz = time::tsc_khz();
+    // A multiplier with its top bit set keeps most precision: shift the TSC until a tick is from 0.5 to 1 ns.
+    let mut shift = 0_i8;
+    let mut ticks = khz;
+    while ticks > 2_000_000 {
+        ticks >>= 1;
+        shift -= 1;
+    }
+    while ticks <= 1_000_000 {
+        ticks <<= 1;
+        shift += 1;
+    }
+    let shifted_hz = if shift < 0 {
+        (u128::from(khz) * 1000) >> u32::from(shift.unsigned_abs())
+    } else {
+        (u128::from(khz) * 1000) << u32::from(shift.unsigned_abs())
+    };
+    let mul = ((1_000_000_000_u128 << 32) / shifted_hz) as u32;
+    TscScale { mul, shift, tsc_base: time::ns_to_tsc(0), ns_base: 0, khz }
 }
 
 impl<B: Backend> Machine for Glue<B> {
@@ -56,17 +107,17 @@ impl<B: Backend> Machine for Glue<B> {
         // SAFETY: the source is RAM in the direct map (the core's promise); the destination is a Rust slice, which no
         // guest frame overlaps. A guest may write meanwhile: `rep movsb` in assembly has no data-race rules, and the
         // bytes are whatever they were.
-        unsafe { instr::copy_bytes(phys_to_virt(address.0), bytes.as_mut_ptr(), bytes.len()) };
+        unsafe { copy(phys_to_virt(address.0), bytes.as_mut_ptr(), bytes.len()) };
     }
 
     fn write(&self, address: MachineAddress, bytes: &[u8]) {
         // SAFETY: as for `read`, with the roles exchanged.
-        unsafe { instr::copy_bytes(bytes.as_ptr(), phys_to_virt(address.0), bytes.len()) };
+        unsafe { copy(bytes.as_ptr(), phys_to_virt(address.0), bytes.len()) };
     }
 
     fn zero(&self, first: Mfn, order: u32) {
         // SAFETY: the frames are RAM in the direct map and belong to the core, which asks for it.
-        unsafe { instr::zero_bytes(phys_to_virt(first.0 << 12), 4096 << order) };
+        unsafe { zero(phys_to_virt(first.0 << 12), 4096 << order) };
     }
 
     #[inline]
@@ -80,18 +131,11 @@ impl<B: Backend> Machine for Glue<B> {
     }
 
     fn tsc_scale(&self) -> TscScale {
-        let scale = time::scale();
-        TscScale {
-            mul: scale.mul,
-            shift: scale.shift,
-            tsc_base: scale.tsc_base,
-            ns_base: scale.ns_base,
-            khz: time::tsc_khz(),
-        }
+        tsc_scale()
     }
 
     fn wall_clock_base(&self) -> u64 {
-        time::wall_clock_base()
+        super::wall_clock::base()
     }
 
     #[inline]
@@ -117,13 +161,16 @@ impl<B: Backend> Machine for Glue<B> {
     }
 
     fn interrupt_waiting(&self) -> bool {
-        cpu::take_interrupts();
+        instr::take_interrupts();
         let this = cpu::this_cpu();
         this.kick_pending() || this.timer_pending()
     }
 
-    fn console_write(&self, domain: Option<&str>, bytes: &[u8]) {
-        console::guest_write(domain, bytes);
+    fn console_write(&self, domain: Option<DomId>, bytes: &[u8]) {
+        match domain {
+            Some(domain) => console::guest_text(domain.0, bytes),
+            None => crate::info!("{}", core::str::from_utf8(bytes).unwrap_or("?")),
+        }
     }
 
     fn log(&self, level: Level, line: fmt::Arguments<'_>) {

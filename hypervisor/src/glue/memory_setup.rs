@@ -25,7 +25,7 @@ pub fn take_memory() -> Frames {
     let top = memory::free_ranges().iter().map(|range| range.end).max().unwrap_or(0) / PAGE;
     let bytes = top * size_of::<FrameInfo>() as u64;
     let Some(start) = memory::alloc_pages(bytes.div_ceil(PAGE)) else {
-        super::refuse(format_args!("too little memory: no room for a table of {top} frames"));
+        crate::machine::refuse(format_args!("too little memory: no room for a table of {top} frames"));
     };
     let table = memory::phys_to_virt(start).cast::<FrameInfo>();
     // SAFETY: the pages were just allocated for this alone, are zeroed or are cleared here, and stay mapped; `FrameInfo`
@@ -40,6 +40,6 @@ pub fn take_memory() -> Frames {
         .filter(|&(_, count)| count > 0)
         .collect();
     let free: u64 = ranges.iter().map(|&(_, count)| count).sum();
-    let hypervisor_frames = (memory::figures().usable / PAGE).saturating_sub(free);
+    let hypervisor_frames = (memory::figures().ram / PAGE).saturating_sub(free);
     Frames { frames, ranges, hypervisor_frames }
 }

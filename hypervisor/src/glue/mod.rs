@@ -16,15 +16,14 @@ use crate::options::options;
 use crate::virt::cell::VcpuCell;
 use crate::virt::svm::Svm;
 use crate::virt::{Backend, fpu};
-use crate::{boot, config, cpu, error, info, memory, power};
+use crate::machine::refuse;
+use crate::{boot, config, cpu, info, memory};
 
 mod machine;
 mod memory_setup;
-mod run;
+pub mod run;
 mod trace_ring;
-
-/// Status for the loader's tests: see docs/command-line.md.
-const STATUS_CANNOT_START: u8 = 0x13;
+mod wall_clock;
 
 /// The machine, for the core.
 pub struct Glue<B: Backend> {
@@ -55,12 +54,6 @@ pub fn start(boot: &Boot) -> ! {
     }
 }
 
-/// One clear line, and the end.
-pub fn refuse(why: core::fmt::Arguments<'_>) -> ! {
-    error!("cannot start: {why}");
-    power::power_off(STATUS_CANNOT_START)
-}
-
 fn start_with<B: Backend>(boot: &Boot) -> ! {
     let modules: alloc::vec::Vec<_> = boot::modules()
         .iter()
@@ -81,7 +74,9 @@ fn start_with<B: Backend>(boot: &Boot) -> ! {
         match hv.build_domain(config) {
             Ok(domain) => {
                 info!("domain {} ({name}): {} MiB, {} vCPUs", domain.id.0, domain.config.memory >> 20, domain.vcpus.len());
-                hv.start_domain(&domain);
+                if let Err(why) = hv.start_domain(&domain) {
+                    refuse(format_args!("domain {name}: {why}"));
+                }
             }
             Err(why) => refuse(format_args!("domain {name}: {why}")),
         }
@@ -100,9 +95,10 @@ fn enable_this_cpu<B: Backend>() {
 fn create<B: Backend>(boot: &Boot) -> &'static Hypervisor<Glue<B>> {
     let options = options();
     let memory_setup::Frames { frames, ranges, hypervisor_frames } = memory_setup::take_memory();
-    let glue = Glue { policy: Policy::new(fpu::supported_xcr0()), backend: core::marker::PhantomData };
+    let policy = Policy::new(host_cpuid, fpu::supported_xcr0(), machine::tsc_scale());
+    let glue = Glue { policy, backend: core::marker::PhantomData };
     let config = Config {
-        heap: HeapConfig { frames, ranges, hypervisor_frames },
+        heap: HeapConfig { frames, ranges, hypervisor_frames, zeroed: false },
         sched: SchedConfig { timeslice_ns: u64::from(options.timeslice_us) * 1000, ..SchedConfig::default() },
         command_line: boot.info.command_line.to_string(),
         sample_period: u64::from(options.sample_ms.unwrap_or(if options.trace { 500 } else { 0 })) * 1_000_000,
@@ -111,4 +107,9 @@ fn create<B: Backend>(boot: &Boot) -> &'static Hypervisor<Glue<B>> {
     trace_ring::start(&hv);
     info!("{}, {} MiB for guests", B::NAME, memory::figures().free >> 20);
     alloc::boxed::Box::leak(alloc::boxed::Box::new(hv))
+}
+
+fn host_cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {
+    let result = raw_cpuid::cpuid!(leaf, subleaf);
+    [result.eax, result.ebx, result.ecx, result.edx]
 }

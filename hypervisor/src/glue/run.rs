@@ -2,7 +2,7 @@
 //! scheduler's attention.
 //!
 //! Interrupts are off here; physical interrupts are taken while a guest runs (they make it exit), in `cpu::idle`, and
-//! in `cpu::take_interrupts`. Their handlers only make a note on the CPU, which [`collect`] turns into the core's
+//! in `instr::take_interrupts`. Their handlers only make a note on the CPU, which [`collect`] turns into the core's
 //! attention bits.
 #![allow(unsafe_code)] // The hypervisor's address travels to the other processors through a pointer.
 
@@ -14,7 +14,7 @@ use ebb_core::hypervisor::{CpuAttention, PerCpu};
 use super::{Glue, GuestCpu, Vcpu, enable_this_cpu, trace_ring};
 use crate::cpu::{self, CpuId, Doing};
 use crate::exit::Context;
-use crate::power;
+use crate::{instr, power};
 use crate::virt::cell::Claim;
 use crate::virt::{Backend, VirtualCpu, VmExit};
 
@@ -90,7 +90,7 @@ fn idle<B: Backend>(hv: &Hypervisor<Glue<B>>) -> Option<Vcpu<B>> {
     let per_cpu = hv.cpu();
     cpu::this_cpu().set_activity(Doing::Idle, 0, 0, 0);
     loop {
-        cpu::take_interrupts();
+        instr::take_interrupts();
         collect(hv, per_cpu);
         if let Some(vcpu) = hv.schedule() {
             return Some(vcpu);
@@ -156,7 +156,7 @@ fn enter<B: Backend>(
     this.set_activity(Doing::Exit, domain.id.0, vcpu.id.0 as u16, 0);
     vcpu.counters.count_exit();
     if exit == VmExit::ExternalInterrupt {
-        cpu::take_interrupts();
+        instr::take_interrupts();
     }
     if let Some(tpr) = guest.hw.take_changed_tpr() {
         hv.set_tpr(vcpu, tpr);

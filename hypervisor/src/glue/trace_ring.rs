@@ -5,11 +5,10 @@
 //! record that does not fit is dropped and counted, and the count is sent as a record of its own.
 
 use alloc::boxed::Box;
-use core::cell::RefCell;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use ebb_core::{Hypervisor, Machine};
-use shared_abi::trace_stream::{self, End, Lost, RecordHeader, Start, kind};
+use shared_abi::trace_stream::{End, Header, Kind, Lost, Start};
 use zerocopy::IntoBytes;
 
 use super::Glue;
@@ -31,9 +30,14 @@ struct Ring {
     lost: u64,
 }
 
+/// Times to find the port busy before giving up.
+const PATIENCE: u32 = 1_000_000;
+
+/// Held while one CPU sends whole records.
+static PORT: spin::Mutex<()> = spin::Mutex::new(());
 static MASK: AtomicU64 = AtomicU64::new(0);
-static RINGS: [spin::Mutex<RefCell<Option<Ring>>>; MAX_CPUS] =
-    [const { spin::Mutex::new(RefCell::new(None)) }; MAX_CPUS];
+static RINGS: [spin::Mutex<Option<Ring>>; MAX_CPUS] =
+    [const { spin::Mutex::new(None) }; MAX_CPUS];
 
 /// Makes the rings, if tracing was asked for, and sends the start record.
 pub fn start<B: Backend>(hv: &Hypervisor<Glue<B>>) {
@@ -42,18 +46,12 @@ pub fn start<B: Backend>(hv: &Hypervisor<Glue<B>>) {
     }
     for ring in RINGS.iter().take(cpu::cpu_count()) {
         let bytes = alloc::vec![0; CAPACITY].into_boxed_slice();
-        *ring.lock().borrow_mut() = Some(Ring { bytes, head: 0, tail: 0, lost: 0 });
+        *ring.lock() = Some(Ring { bytes, head: 0, tail: 0, lost: 0 });
     }
     MASK.store(options().trace_mask, Ordering::Relaxed);
     let total = hv.heap.ledger().total;
-    let start = Start {
-        magic: trace_stream::MAGIC,
-        version: trace_stream::VERSION,
-        cpus: hv.machine.cpu_count() as u32,
-        tsc_khz: time::tsc_khz(),
-        total_pages: total,
-    };
-    record(kind::START, start.as_bytes());
+    let start = Start::new(hv.machine.cpu_count() as u32, time::tsc_khz(), total);
+    record(Kind::START.0, start.as_bytes());
     drain_this_cpu();
 }
 
@@ -71,7 +69,7 @@ pub fn record(kind: u16, payload: &[u8]) {
     with_ring(|ring| {
         if ring.lost > 0 {
             let lost = Lost { count: ring.lost };
-            if ring.push(kind::LOST, lost.as_bytes()) {
+            if ring.push(Kind::LOST.0, lost.as_bytes()) {
                 ring.lost = 0;
             }
         }
@@ -93,19 +91,28 @@ pub fn drain_this_cpu() {
 
 /// Sends everything of every CPU, and the end record. The machine is about to stop: no other CPU has work.
 pub fn finish(status: u8) {
-    record(kind::END, End { status: u64::from(status) }.as_bytes());
+    record(Kind::END.0, End { status: u64::from(status) }.as_bytes());
     for ring in RINGS.iter().take(cpu::cpu_count()) {
-        if let Some(ring) = ring.lock().borrow_mut().as_mut() {
+        if let Some(ring) = ring.lock().as_mut() {
             ring.send(CAPACITY);
         }
     }
 }
 
 fn with_ring(action: impl FnOnce(&mut Ring)) {
-    let ring = RINGS[usize::from(cpu::this_cpu().id().0)].lock();
-    let mut ring = ring.borrow_mut();
+    let mut ring = RINGS[usize::from(cpu::this_cpu().id().0)].lock();
     if let Some(ring) = ring.as_mut() {
         action(ring);
+    }
+}
+
+/// Sends bytes, waiting for the port; a port that takes nothing for too long loses them.
+fn send_all(mut bytes: &[u8]) {
+    let mut patience = PATIENCE;
+    while !bytes.is_empty() && patience > 0 {
+        let sent = console::com2_write(bytes);
+        bytes = &bytes[sent..];
+        patience = if sent == 0 { patience - 1 } else { PATIENCE };
     }
 }
 
@@ -116,12 +123,12 @@ impl Ring {
 
     /// Appends a record; `false` when there is no room.
     fn push(&mut self, kind: u16, payload: &[u8]) -> bool {
-        let length = (size_of::<RecordHeader>() + payload.len()).next_multiple_of(8);
+        let length = (size_of::<Header>() + payload.len()).next_multiple_of(8);
         if self.used() + length > CAPACITY {
             return false;
         }
-        let header = RecordHeader {
-            kind,
+        let header = Header {
+            kind: Kind(kind),
             cpu: cpu::this_cpu().id().0,
             length: length as u32,
             time_ns: time::now_ns(),
@@ -156,7 +163,9 @@ impl Ring {
         }
         let (from, length) = (self.tail % CAPACITY, end.wrapping_sub(self.tail));
         let first = length.min(CAPACITY - from);
-        console::trace_write(&[&self.bytes[from..from + first], &self.bytes[..length - first]]);
+        let _port = PORT.lock();
+        send_all(&self.bytes[from..from + first]);
+        send_all(&self.bytes[..length - first]);
         self.tail = end;
     }
 }

@@ -371,7 +371,6 @@ impl<M: Machine> DomainMemory<M> {
     }
 
     /// Calls `visit` with each block that is in no p2m.
-    #[cfg(test)]
     pub(crate) fn each_unmapped(&self, hv: &Hypervisor<M>, mut visit: impl FnMut(Mfn, u32)) {
         let mut at = self.unmapped.lock().head;
         while at != NIL {

@@ -275,7 +275,8 @@ impl<M: Machine> Hypervisor<M> {
     fn choose(&self, cpu: &PerCpu<M>, queue: &mut RunQueue<M>, now: u64) -> Choice<M> {
         let slice_end = cpu.sched.slice_end();
         let word = queue.current.as_ref().map(|current| current.sched.word.load());
-        let may_stay = word.is_some_and(Word::is_runnable);
+        let at_home = queue.current.as_ref().is_some_and(|current| current.sched.may_run_on(cpu.id));
+        let may_stay = at_home && word.is_some_and(Word::is_runnable);
         let next = match word {
             Some(word) if may_stay && !queue.gives_way(self, word, slice_end, now) => None,
             _ => queue.take_first(cpu.id),
@@ -288,14 +289,15 @@ impl<M: Machine> Hypervisor<M> {
             }
         }
         let previous = queue.current.take();
-        if let Some(previous) = &previous {
-            let lag = queue.vtime.since(queue.floor);
-            previous.sched.depart(lag, now, now >= slice_end);
-        }
+        let left_at = queue.vtime;
         let chosen = next.map(|(vcpu, vtime)| {
             queue.install(vcpu.clone(), vtime, now);
             vcpu
         });
+        if let Some(previous) = &previous {
+            // Against the floor as it is without it, to which it will come back.
+            previous.sched.depart(left_at.since(queue.floor), now, now >= slice_end);
+        }
         cpu.sched.set_slice(self, queue, now, true);
         Choice::Switch(previous, chosen)
     }
@@ -346,6 +348,24 @@ impl<M: Machine> Hypervisor<M> {
             {
                 self.poke(idle, CpuAttention::RESCHEDULE);
             }
+        }
+    }
+
+    /// Moves a vCPU that waits where it may not run. One on its way to a queue at this moment is missed; it moves when
+    /// it is placed the next time.
+    pub(super) fn relocate(&self, vcpu: &VcpuRef<M>) {
+        let Some(cpu) = self.cpus.get(vcpu.sched.cpu().index()) else { return };
+        if vcpu.sched.may_run_on(cpu.id) {
+            return;
+        }
+        let now = self.machine.now();
+        let mut queue = cpu.sched.queue.lock();
+        let Some(index) = queue.waiting.iter().position(|entry| entry.vcpu == *vcpu) else { return };
+        if let Some(entry) = queue.waiting.remove(index) {
+            vcpu.sched.depart(entry.vtime.since(queue.floor), now, false);
+            cpu.sched.publish(&queue);
+            drop(queue);
+            self.place(&entry.vcpu, now);
         }
     }
 

@@ -123,3 +123,90 @@ impl<T: Ranked> IndexedHeap<T> {
         self.items[index].moved_to(index);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use core::cell::Cell;
+    use std::rc::Rc;
+    use std::vec::Vec;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// An element that writes down where it is.
+    struct Item {
+        key: u32,
+        place: Rc<Cell<usize>>,
+    }
+
+    impl Ranked for Item {
+        fn precedes(&self, other: &Self) -> bool {
+            self.key < other.key
+        }
+        fn moved_to(&self, index: usize) {
+            self.place.set(index);
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Push(u32),
+        Pop,
+        Remove(usize),
+        Change(usize, u32),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            (0u32..50).prop_map(Step::Push),
+            Just(Step::Pop),
+            any::<usize>().prop_map(Step::Remove),
+            (any::<usize>(), 0u32..50).prop_map(|(index, key)| Step::Change(index, key)),
+        ]
+    }
+
+    /// Takes the element that `which` picks out of the model, or nothing from an empty one.
+    fn pick(model: &[(u32, Rc<Cell<usize>>)], which: usize) -> Option<usize> {
+        (!model.is_empty()).then(|| which % model.len())
+    }
+
+    proptest! {
+        #[test]
+        fn behaves_like_a_sorted_list(steps in proptest::collection::vec(step(), 1..200)) {
+            let mut heap = IndexedHeap::new();
+            let mut model: Vec<(u32, Rc<Cell<usize>>)> = Vec::new();
+            for step in steps {
+                match step {
+                    Step::Push(key) => {
+                        let place = Rc::new(Cell::new(usize::MAX));
+                        heap.push(Item { key, place: place.clone() });
+                        model.push((key, place));
+                    }
+                    Step::Pop => {
+                        let item = heap.pop();
+                        let least = model.iter().map(|(key, _)| *key).min();
+                        prop_assert_eq!(item.as_ref().map(|item| item.key), least);
+                        if let Some(item) = item {
+                            model.retain(|(_, place)| !Rc::ptr_eq(place, &item.place));
+                        }
+                    }
+                    Step::Remove(which) => if let Some(which) = pick(&model, which) {
+                        let (key, place) = model.swap_remove(which);
+                        let item = heap.remove(place.get()).expect("it is where it said");
+                        prop_assert!(item.key == key && Rc::ptr_eq(&item.place, &place));
+                    },
+                    Step::Change(which, key) => if let Some(which) = pick(&model, which) {
+                        model[which].0 = key;
+                        prop_assert!(heap.change(model[which].1.get(), |item| item.key = key));
+                    },
+                }
+                prop_assert_eq!(heap.len(), model.len());
+                for (key, place) in &model {
+                    let item = heap.get(place.get()).expect("inside");
+                    prop_assert!(item.key == *key && Rc::ptr_eq(&item.place, place));
+                }
+            }
+        }
+    }
+}

@@ -301,18 +301,18 @@ pub fn unpause<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) {
     hv.step(vcpu, Word::unpause);
 }
 
-/// Limits a vCPU to the CPUs whose bits are set. A mask without any CPU of this machine is refused.
+/// Limits a vCPU to the CPUs whose bits are set. One that runs where it then may not leaves that CPU soon. A mask
+/// without any CPU of this machine is refused.
 pub fn set_affinity<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>, mask: [u64; AFFINITY_WORDS]) -> bool {
     let allows = |cpu: usize| mask.get(cpu / 64).is_some_and(|word| word >> (cpu % 64) & 1 != 0);
     if !(0..hv.cpus.len()).any(allows) {
         return false;
     }
     for (word, bits) in vcpu.sched.affinity.iter().zip(mask) {
-        word.store(bits, Ordering::Relaxed);
+        word.store(bits, Ordering::SeqCst);
     }
-    // One that runs or waits where it may not is sent through `place` again.
-    pause(hv, vcpu);
-    unpause(hv, vcpu);
+    expel(hv, vcpu);
+    hv.relocate(vcpu);
     true
 }
 

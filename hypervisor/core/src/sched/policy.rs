@@ -111,3 +111,56 @@ pub fn by_name(name: &str) -> Option<&'static dyn Policy> {
     let all: [&'static dyn Policy; 1] = [&Credit];
     all.into_iter().find(|policy| policy.name() == name)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn time_advances_by_weight_and_by_number() {
+        assert_eq!(Credit.charge(1_000_000, 256, 1), 1_000_000);
+        assert_eq!(Credit.charge(1_000_000, 512, 1), 500_000);
+        assert_eq!(Credit.charge(1_000_000, 256, 3), 3_000_000);
+        // Nothing to divide by, and nobody counted yet.
+        assert_eq!(Credit.charge(1_000_000, 0, 0), Credit.charge(1_000_000, 1, 1));
+    }
+
+    #[test]
+    fn sleep_earns_no_more_than_half_a_slice() {
+        let config = SchedConfig::default();
+        let half = config.timeslice_ns as i64 / 2;
+        assert_eq!(Credit.entry_lag(&config, 0, u64::MAX), -half);
+        assert_eq!(Credit.entry_lag(&config, 5_000, 2_000), 3_000);
+        assert_eq!(Credit.entry_lag(&config, -10 * half, 0), -half);
+    }
+
+    #[test]
+    fn virtual_time_wraps() {
+        let early = VirtualTime(u64::MAX - 5);
+        let late = early.offset(10);
+        assert!(early.precedes(late) && !late.precedes(early));
+        assert_eq!(late.since(early), 10);
+        assert_eq!(early.later(late), late);
+    }
+
+    #[test]
+    fn policies_have_names() {
+        assert_eq!(by_name("credit").map(|policy| policy.name()), Some("credit"));
+        assert!(by_name("null").is_none());
+    }
+
+    proptest! {
+        #[test]
+        fn differences_stay_far_from_wrapping(
+            ran in any::<u64>(), weight in any::<u16>(), active in any::<u32>(), lag in any::<i64>(), away in any::<u64>(),
+        ) {
+            let config = SchedConfig::default();
+            let charge = Credit.charge(ran, weight, active);
+            prop_assert!(charge <= LIMIT);
+            let lag = Credit.entry_lag(&config, lag, away);
+            prop_assert!(lag.unsigned_abs() <= LIMIT);
+        }
+    }
+}

@@ -47,7 +47,7 @@ fn has(bit: u32) -> bool {
 }
 
 fn host_block() -> u64 {
-    HOST_BLOCKS[usize::from(this_cpu().id.0)].load(Ordering::Relaxed)
+    HOST_BLOCKS[usize::from(this_cpu().id().0)].load(Ordering::Relaxed)
 }
 
 /// The backend.
@@ -91,7 +91,7 @@ impl Backend for Svm {
             instr::wrmsr(MSR_VM_HSAVE_PA, memory::virt_to_phys(save.0.as_ptr()));
             asm!("vmsave rax", in("rax") host_address, options(nostack));
         }
-        HOST_BLOCKS[usize::from(this_cpu().id.0)].store(host_address, Ordering::Relaxed);
+        HOST_BLOCKS[usize::from(this_cpu().id().0)].store(host_address, Ordering::Relaxed);
         Ok(())
     }
 

@@ -57,7 +57,7 @@ impl SvmVcpu {
     pub fn new() -> Self {
         // SAFETY: a control block is integers only, for which zero is a value; zero is what reserved space must be.
         let vmcb: Box<Vmcb> = unsafe { Box::<Vmcb>::new_zeroed().assume_init() };
-        let vmcb_address = memory::virt_to_phys((&raw const *vmcb).cast());
+        let vmcb_address = memory::virt_to_phys(&raw const *vmcb);
         Self {
             vmcb,
             vmcb_address,
@@ -150,7 +150,7 @@ impl SvmVcpu {
 
     /// Gives the entry an address-space identifier, a new one where translations must go.
     fn place(&mut self, flush: bool) {
-        let cpu = this_cpu().id;
+        let cpu = this_cpu().id();
         let control = &mut self.vmcb.control;
         if self.last_cpu != cpu.0 {
             self.last_cpu = cpu.0;

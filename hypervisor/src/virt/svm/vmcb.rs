@@ -251,8 +251,6 @@ pub mod clean {
     pub const NESTED: u64 = 1 << 4;
     /// CR0, CR3, CR4, EFER.
     pub const CRX: u64 = 1 << 5;
-    /// Segments and CPL.
-    pub const SEGMENTS: u64 = 1 << 8;
     /// CR2.
     pub const CR2: u64 = 1 << 9;
     /// Everything that exists.
