@@ -75,7 +75,9 @@ fn grub_cfg(
     options: &str,
     menu_seconds: u32,
 ) -> Result<String> {
-    let mut text = format!("set timeout={menu_seconds}\ninsmod all_video\nmenuentry 'Ebb' {{\n");
+    let mut text = format!(
+        "set timeout={menu_seconds}\nset timeout_style=countdown\ninsmod all_video\nmenuentry 'Ebb' {{\n"
+    );
     text += &format!("  multiboot2 /boot/ebb-hypervisor {}\n", words(options)?);
     match modules {
         Modules::Archive if domains.is_empty() => {}

@@ -35,11 +35,22 @@ impl Tail {
     }
 }
 
-/// Cuts a stream of bytes into lines; damaged UTF-8 and control characters are made visible, so
-/// that no guest can write to the terminal more than text.
+/// Cuts a stream of bytes into lines. A carriage return ends a line too, and empty lines are left
+/// out. Terminal control sequences, which firmware and loaders write, are dropped, and damaged UTF-8
+/// and other control characters made visible, so that nobody in the machine can write more than text.
 #[derive(Debug, Default)]
 pub struct Lines {
     partial: Vec<u8>,
+    escape: Escape,
+}
+
+/// Where in a terminal control sequence (`ESC [ parameters final`) the stream is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Escape {
+    #[default]
+    None,
+    Begun,
+    Parameters,
 }
 
 impl Lines {
@@ -50,11 +61,21 @@ impl Lines {
     pub fn push(&mut self, bytes: &[u8]) -> Vec<String> {
         let mut lines = Vec::new();
         for &byte in bytes {
-            if byte == b'\n' || self.partial.len() == Self::LONGEST {
-                lines.extend(self.finish());
-            }
-            if byte != b'\n' {
-                self.partial.push(byte);
+            match (self.escape, byte) {
+                (_, 0x1b) => self.escape = Escape::Begun,
+                (_, b'\n' | b'\r') => {
+                    self.escape = Escape::None;
+                    lines.extend(self.finish());
+                }
+                (Escape::Begun, b'[') => self.escape = Escape::Parameters,
+                (Escape::Parameters, 0x20..=0x3f) => {}
+                (Escape::Begun | Escape::Parameters, _) => self.escape = Escape::None,
+                (Escape::None, _) => {
+                    if self.partial.len() == Self::LONGEST {
+                        lines.extend(self.finish());
+                    }
+                    self.partial.push(byte);
+                }
             }
         }
         lines
@@ -63,18 +84,17 @@ impl Lines {
     /// The last line, when it had no end.
     pub fn finish(&mut self) -> Option<String> {
         let bytes = std::mem::take(&mut self.partial);
-        let text = String::from_utf8_lossy(&bytes);
-        let text = text.trim_end_matches('\r');
-        let visible = |c: char| {
-            if c == '\t' {
-                ' '
-            } else if c.is_control() {
-                '\u{fffd}'
-            } else {
-                c
-            }
+        let visible = |c: char| match c {
+            '\t' => ' ',
+            c if c.is_control() => '\u{fffd}',
+            c => c,
         };
-        (!bytes.is_empty()).then(|| text.chars().map(visible).collect())
+        (!bytes.is_empty()).then(|| {
+            String::from_utf8_lossy(&bytes)
+                .chars()
+                .map(visible)
+                .collect()
+        })
     }
 }
 
@@ -87,8 +107,8 @@ mod tests {
         let mut lines = Lines::default();
         assert_eq!(lines.push(b"one\r\ntw"), ["one"]);
         assert_eq!(
-            lines.push(b"o\n\n\x1b[2Jx\xff\n"),
-            ["two", "\u{fffd}[2Jx\u{fffd}"]
+            lines.push(b"o\n\n\x1b[2J\x1b[01;3Hx\xff\x07\n\x1b[0m\r(ebb) \x1bcy\r\n"),
+            ["two", "x\u{fffd}\u{fffd}", "(ebb) y"]
         );
         assert_eq!(lines.push(b"end"), Vec::<String>::new());
         assert_eq!(lines.finish().as_deref(), Some("end"));
