@@ -8,7 +8,8 @@ use crate::cpu::{CpuId, MAX_CPUS};
 use crate::memory::MemoryError;
 use crate::options::{self, Options};
 use crate::{
-    acpi, apic, console, cpu, debug, error, features, info, interrupts, memory, panic, power, time, warn,
+    acpi, apic, console, cpu, debug, error, features, info, interrupts, memory, panic, power, time,
+    warn,
 };
 use core::sync::atomic::{AtomicPtr, Ordering};
 

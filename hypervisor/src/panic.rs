@@ -181,19 +181,32 @@ impl fmt::Display for Activity<'_> {
 fn print_registers(f: &Frame) {
     report!(
         "rip {:016x} rflags {:08x} cs {:04x} rsp {:016x} ss {:04x}",
-        f.rip, f.rflags, f.cs, f.rsp, f.ss
+        f.rip,
+        f.rflags,
+        f.cs,
+        f.rsp,
+        f.ss
     );
     report!(
         "rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}",
-        f.rax, f.rbx, f.rcx, f.rdx
+        f.rax,
+        f.rbx,
+        f.rcx,
+        f.rdx
     );
     report!(
         "rsi {:016x} rdi {:016x} rbp {:016x} r8  {:016x}",
-        f.rsi, f.rdi, f.rbp, f.r8
+        f.rsi,
+        f.rdi,
+        f.rbp,
+        f.r8
     );
     report!(
         "r9  {:016x} r10 {:016x} r11 {:016x} r12 {:016x}",
-        f.r9, f.r10, f.r11, f.r12
+        f.r9,
+        f.r10,
+        f.r11,
+        f.r12
     );
     report!(
         "r13 {:016x} r14 {:016x} r15 {:016x} cr2 {:016x}",

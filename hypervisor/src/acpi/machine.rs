@@ -88,7 +88,10 @@ impl AcpiHandler for DirectMap {
         size: usize,
     ) -> PhysicalMapping<Self, T> {
         let virt = map_table(address as u64, size as u64).unwrap_or_else(|| {
-            assert!(size <= NOTHING.0.len(), "an ACPI table of {size} bytes at {address:#x} cannot be mapped");
+            assert!(
+                size <= NOTHING.0.len(),
+                "an ACPI table of {size} bytes at {address:#x} cannot be mapped"
+            );
             NOTHING.0.as_ptr().cast_mut()
         });
         let virt = NonNull::new(virt.cast::<T>()).expect("the direct map is not at 0");

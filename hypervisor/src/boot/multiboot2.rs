@@ -103,9 +103,13 @@ fn parse_framebuffer(body: &[u8], info: &mut BootInfo) {
     let fits = u64::from(width) * u64::from(pixel_bytes) <= u64::from(pitch);
     info.display = match (kind, bits) {
         (2, _) => Some(Display::Text { address }),
-        (1, 24 | 32) if fits => {
-            Some(Display::Pixels { address, pitch, width, height, pixel_bytes })
-        }
+        (1, 24 | 32) if fits => Some(Display::Pixels {
+            address,
+            pitch,
+            width,
+            height,
+            pixel_bytes,
+        }),
         _ => None,
     };
 }
@@ -182,7 +186,13 @@ mod tests {
         assert_eq!(info.modules[0].line.as_str(), "name=x");
         assert_eq!(info.memory.len(), 3);
         assert_eq!(info.memory[2].kind, MemoryKind::AcpiReclaimable);
-        let pixels = Display::Pixels { address: 0xfd00_0000, pitch: 4096, width: 1024, height: 768, pixel_bytes: 4 };
+        let pixels = Display::Pixels {
+            address: 0xfd00_0000,
+            pitch: 4096,
+            width: 1024,
+            height: 768,
+            pixel_bytes: 4,
+        };
         assert_eq!(info.display, Some(pixels));
         assert!(info.rsdp > BASE && info.rsdp + 36 <= BASE + data.len() as u64);
         assert_eq!(info.ignored, 0);

@@ -16,6 +16,7 @@ enum Surface {
     Pixels {
         base: *mut u8,
         pitch: usize,
+        pixel_bytes: usize,
     },
 }
 
@@ -29,28 +30,42 @@ impl Cells for Surface {
                     .add(row * VGA_COLUMNS + column)
                     .write_volatile(0x0700 | u16::from(byte))
             },
-            Self::Pixels { base, pitch } => draw_glyph(base, pitch, column, row, byte),
+            Self::Pixels {
+                base,
+                pitch,
+                pixel_bytes,
+            } => draw_glyph(base, pitch, pixel_bytes, column, row, byte),
         }
     }
 }
 
-fn draw_glyph(base: *mut u8, pitch: usize, column: usize, row: usize, byte: u8) {
+fn draw_glyph(
+    base: *mut u8,
+    pitch: usize,
+    pixel_bytes: usize,
+    column: usize,
+    row: usize,
+    byte: u8,
+) {
+    /// Pixels of a glyph's line, 4 bytes each.
+    const LINE: usize = 16 * 4;
     let width = get_raster_width(FontWeight::Regular, RasterHeight::Size16);
     let Some(glyph) = get_raster(char::from(byte), FontWeight::Regular, RasterHeight::Size16)
     else {
         return;
     };
     for (line, intensities) in glyph.rows().enumerate() {
-        let y = row * GLYPH_HEIGHT + line;
-        for (x, &intensity) in intensities.iter().enumerate() {
-            let grey = u32::from(intensity) * 0x01_0101;
-            // SAFETY: the grid has as many whole cells as fit into the framebuffer, which is mapped whole.
-            unsafe {
-                base.add(y * pitch + (column * width + x) * 4)
-                    .cast::<u32>()
-                    .write_volatile(grey)
-            };
+        let mut pixels = [0u8; LINE];
+        for (pixel, &intensity) in pixels.chunks_exact_mut(pixel_bytes).zip(intensities) {
+            pixel.fill(intensity);
         }
+        let size = (intensities.len() * pixel_bytes).min(LINE);
+        let offset = (row * GLYPH_HEIGHT + line) * pitch + column * width * pixel_bytes;
+        // SAFETY: the grid has as many whole cells as fit into the framebuffer, which is mapped whole. Nobody reads it.
+        unsafe {
+            base.add(offset)
+                .copy_from_nonoverlapping(pixels.as_ptr(), size)
+        };
     }
 }
 
@@ -85,11 +100,13 @@ impl Screen {
                 pitch,
                 width,
                 height,
+                pixel_bytes,
                 ..
             } => {
                 self.surface = Surface::Pixels {
                     base,
                     pitch: pitch as usize,
+                    pixel_bytes: pixel_bytes.into(),
                 };
                 let glyph = get_raster_width(FontWeight::Regular, RasterHeight::Size16);
                 (width as usize / glyph, height as usize / GLYPH_HEIGHT)
