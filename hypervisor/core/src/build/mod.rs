@@ -134,6 +134,7 @@ impl<M: Machine> Hypervisor<M> {
         layout: &Layout,
         pages: u64,
     ) -> Result<Arc<Domain<M>>, BuildError> {
+        self.heap.account(id).set_maximum(config.max_memory >> PAGE_SHIFT);
         if self.heap.claim(id, pages).is_err() {
             return Err(self.too_little(pages));
         }
