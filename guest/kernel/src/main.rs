@@ -10,6 +10,7 @@ extern crate alloc;
 
 mod acpi;
 mod apic;
+mod balloon;
 mod clock;
 mod console;
 mod cpu;
@@ -55,8 +56,7 @@ fn start(start_info_address: u64) -> Result<(), &'static str> {
     xen::find()?;
     let info = start_info::parse(start_info_address)?;
     xen::choose_gate();
-    let maximum = ebb_guest_hypercall::memory::maximum_reservation().unwrap_or(0);
-    page::init(info, maximum)?;
+    page::init(info, room_to_grow())?;
     paging::init(info, page::layout())?;
     page::open_high();
     thread::init()?;
@@ -68,4 +68,13 @@ fn start(start_info_address: u64) -> Result<(), &'static str> {
     events::init_cpu(0)?;
     idle::choose(start_info::args().get("idle") == Some("block"));
     smp::start_all()
+}
+
+/// Pages that the domain may get beyond those it has.
+fn room_to_grow() -> u64 {
+    use ebb_guest_hypercall::memory::{current_reservation, maximum_reservation};
+    match (current_reservation(), maximum_reservation()) {
+        (Ok(current), Ok(maximum)) => maximum.saturating_sub(current),
+        _ => 0,
+    }
 }

@@ -57,10 +57,10 @@ pub fn layout() -> &'static Layout {
     LAYOUT.get().expect("memory is set up first")
 }
 
-/// Sorts out the memory and opens the allocator. `maximum` is the most pages the domain may have.
+/// Sorts out the memory and opens the allocator. `room` is how many pages the domain may get beyond those it has.
 ///
 /// Runs while the early identity map (4 GiB) is in place: the allocator's records lie below.
-pub fn init(info: &StartInfo, maximum: u64) -> Result<(), &'static str> {
+pub fn init(info: &StartInfo, room: u64) -> Result<(), &'static str> {
     let mut ram = RamRanges::new();
     for entry in info
         .memory_map
@@ -83,7 +83,7 @@ pub fn init(info: &StartInfo, maximum: u64) -> Result<(), &'static str> {
     for module in &info.modules {
         managed.remove(module.pages_touched());
     }
-    let growth = growth(info, &ram, maximum);
+    let growth = growth(info, &ram, room);
     let end = ram.end().max(growth.end).next_multiple_of(BLOCK_PAGES);
     let blocks = place_records(&mut managed, end / BLOCK_PAGES)?;
     let mut frames = Frames::new(blocks);
@@ -118,7 +118,7 @@ pub fn open_high() {
 }
 
 /// Address space for the memory that the domain may get beyond its memory map: above all of it, 2 MiB aligned.
-fn growth(info: &StartInfo, ram: &RamRanges, maximum: u64) -> Range {
+fn growth(info: &StartInfo, ram: &RamRanges, room: u64) -> Range {
     let top = info
         .memory_map
         .iter()
@@ -128,11 +128,7 @@ fn growth(info: &StartInfo, ram: &RamRanges, maximum: u64) -> Range {
     let below_devices = ram.end().next_multiple_of(BLOCK_PAGES);
     // Right above RAM when nothing of the map lies there, otherwise above everything.
     // Xen gives its first domain no limit worth the name.
-    let wanted = if maximum >= NO_LIMIT {
-        0
-    } else {
-        maximum.saturating_sub(ram.total())
-    };
+    let wanted = if room >= NO_LIMIT { 0 } else { room };
     if wanted == 0 {
         return Range { start: 0, end: 0 };
     }

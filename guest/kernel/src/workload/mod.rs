@@ -1,6 +1,8 @@
 //! The workloads, by name.
 
+mod ending;
 mod hello;
+mod tide;
 
 use alloc::string::String;
 use ebb_guest_logic::args::Args;
@@ -8,7 +10,21 @@ use ebb_guest_logic::args::Args;
 type Run = fn(Args<'static>) -> Result<(), String>;
 
 /// Every workload and its name.
-const WORKLOADS: &[(&str, Run)] = &[("hello", hello::run)];
+const WORKLOADS: &[(&str, Run)] = &[
+    ("hello", hello::run),
+    ("tide", tide::run),
+    ("spin", ending::spin),
+    ("tripleflt", ending::triple_fault),
+    ("flood-console", ending::flood_console),
+    ("send-loop", ending::send_loop),
+    ("unmap-all", ending::unmap_all),
+    ("free-page-tables", ending::free_page_tables),
+    ("crash", ending::crash),
+    ("stack-overflow", ending::stack_overflow),
+    ("reboot", ending::reboot),
+    ("idle-forever", ending::idle_forever),
+    ("halt", ending::halt),
+];
 
 /// Runs one.
 pub fn run(name: &str, args: Args<'static>) -> Result<(), String> {

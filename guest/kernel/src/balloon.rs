@@ -1,0 +1,215 @@
+//! The balloon of this kernel: the balloon crate over the page allocator and the hypercalls, stepped by a thread.
+//!
+//! All RAM of the memory map is the balloon's to move, and the address space up to the domain's maximum starts absent.
+//! The state is locked by a plain spin lock: threads only, and none sleeps with it.
+#![allow(unsafe_code)] // Giving pages away.
+
+use crate::thread::{self, ThreadId};
+use crate::{clock, page, start_info, trace};
+use alloc::vec;
+use core::sync::atomic::{AtomicU64, Ordering};
+use ebb_balloon::{
+    Backing, Balloon, Batch, Extent, Host, Next, Outcome, PageSource, Presence, Region, Stats,
+    Tuning,
+};
+use ebb_guest_hypercall::{Errno, Gfn, memory};
+use ebb_guest_logic::frames::BLOCK_PAGES;
+use shared_abi::guest_event::BalloonStatus;
+use spin::Mutex;
+
+/// Free pages the balloon leaves to the kernel.
+const RESERVE: u64 = 128;
+
+static BALLOON: Mutex<Option<Balloon<'static>>> = Mutex::new(None);
+static THREAD: AtomicU64 = AtomicU64::new(0);
+
+/// The page allocator as the balloon sees it.
+struct Pages;
+
+impl PageSource for Pages {
+    fn take(&mut self, order: u32, out: &mut Batch) {
+        while !out.is_full() {
+            let Some(page) = page::take_sparing(order, RESERVE) else {
+                return;
+            };
+            // There is room: the loop asked.
+            let _ = out.push(Gfn(page));
+        }
+    }
+
+    fn take_at(&mut self, extent: Extent) -> bool {
+        page::take_at(extent.first.0, extent.order)
+    }
+
+    fn give_back(&mut self, extent: Extent, _backing: Backing) {
+        page::give(extent.first.0, extent.order);
+    }
+}
+
+/// The hypercalls as the balloon sees them.
+struct Calls;
+
+fn outcome(result: Result<usize, Errno>) -> Outcome {
+    match result {
+        Ok(done) => Outcome::done(done),
+        Err(errno) => Outcome::refused(errno),
+    }
+}
+
+impl Host for Calls {
+    fn decrease_reservation(&mut self, extents: &[Gfn], order: u32) -> Outcome {
+        // SAFETY: the balloon passes extents that it took from the allocator, so nobody uses them.
+        outcome(unsafe { memory::decrease_reservation(extents, order) })
+    }
+
+    fn populate_physmap(&mut self, extents: &[Gfn], order: u32) -> Outcome {
+        // SAFETY: the balloon passes extents that are absent, and only this lock's holder populates.
+        outcome(unsafe { memory::populate_physmap(extents, order) })
+    }
+
+    fn exchange(
+        &mut self,
+        given: &[Gfn],
+        given_order: u32,
+        wanted: &[Gfn],
+        wanted_order: u32,
+    ) -> Outcome {
+        // SAFETY: as above: the given extents are the allocator's former ones, the wanted ones lie at the same place.
+        let (done, refused) = unsafe { memory::exchange(given, given_order, wanted, wanted_order) };
+        Outcome { done, refused }
+    }
+
+    fn current_reservation(&mut self) -> Result<u64, Errno> {
+        memory::current_reservation()
+    }
+
+    fn maximum_reservation(&mut self) -> Result<u64, Errno> {
+        memory::maximum_reservation()
+    }
+}
+
+/// Tells the balloon of the memory and starts its thread.
+pub fn start() -> Result<(), &'static str> {
+    let args = start_info::args();
+    let layout = page::layout();
+    let milliseconds = |key, default| args.number(key, default).unwrap_or(default) * 1_000_000;
+    let tuning = Tuning {
+        first_delay_ns: milliseconds("balloon-first", 250),
+        longest_delay_ns: milliseconds("balloon-longest", 4000),
+        superpages: args.get("balloon-superpages") != Some("off"),
+        ..Tuning::DEFAULT
+    };
+    let regions = vec![Region::EMPTY; (layout.end / BLOCK_PAGES) as usize].leak();
+    let mut balloon = Balloon::new(regions, tuning);
+    for range in layout.ram.iter() {
+        balloon
+            .add_ram(Gfn(range.start), range.len(), Presence::Present)
+            .map_err(|_| "the balloon does not take the memory map")?;
+    }
+    if !layout.growth.is_empty() {
+        balloon
+            .add_ram(
+                Gfn(layout.growth.start),
+                layout.growth.len(),
+                Presence::Absent,
+            )
+            .map_err(|_| "the balloon does not take the room to grow")?;
+    }
+    *BALLOON.lock() = Some(balloon);
+    let handle = thread::spawn("balloon", None, run)?;
+    THREAD.store(handle.id().to_bits(), Ordering::SeqCst);
+    Ok(())
+}
+
+fn with<R>(work: impl FnOnce(&mut Balloon<'static>) -> R) -> R {
+    work(
+        BALLOON
+            .lock()
+            .as_mut()
+            .expect("the balloon is started first"),
+    )
+}
+
+/// The balloon's thread.
+fn run() {
+    loop {
+        let next = with(|balloon| {
+            let now = clock::now();
+            let next = balloon.step(now, &mut Pages, &mut Calls);
+            match next {
+                Next::Idle => balloon.heal(now, &mut Pages, &mut Calls),
+                Next::At(_) => next,
+            }
+        });
+        match next {
+            Next::At(at) if at <= clock::now() => thread::yield_now(),
+            Next::At(at) => {
+                thread::park_until(at);
+            }
+            Next::Idle => {
+                thread::park_until(u64::MAX);
+            }
+        }
+    }
+}
+
+/// Sets how many pages the domain is to have; what was accepted.
+pub fn set_target(pages: u64) -> u64 {
+    let (before, accepted) = with(|balloon| {
+        let before = balloon.target();
+        (before, balloon.set_target(pages))
+    });
+    if accepted != before {
+        wake();
+    }
+    accepted
+}
+
+/// Tries again at once.
+pub fn retry_now() {
+    with(|balloon| balloon.retry_now());
+    wake();
+}
+
+fn wake() {
+    if let Some(thread) = ThreadId::from_bits(THREAD.load(Ordering::SeqCst)) {
+        thread::unpark(thread);
+    }
+}
+
+/// The figures.
+pub fn stats() -> Stats {
+    with(|balloon| balloon.stats())
+}
+
+/// Waits until the domain has what it is to have; false when `timeout_ns` passes before.
+pub fn wait_for_target(timeout_ns: u64) -> bool {
+    let deadline = clock::now().saturating_add(timeout_ns);
+    loop {
+        let stats = stats();
+        if stats.current == stats.target {
+            return true;
+        }
+        if clock::now() >= deadline {
+            return false;
+        }
+        thread::sleep(5_000_000);
+    }
+}
+
+/// Reports the figures to the host tool.
+pub fn report() {
+    let stats = stats();
+    let cut = |pages: u64| u32::try_from(pages).unwrap_or(u32::MAX);
+    trace::report(&BalloonStatus {
+        current: cut(stats.current),
+        target: cut(stats.target),
+        low: cut(stats.low),
+        high: cut(stats.high),
+        retries: stats.retries,
+        // A shortfall in the host's eyes is memory that is wanted and not there.
+        shortfall: cut(stats.target.saturating_sub(stats.current)),
+        reason: stats.shortage.code(),
+        superpages_won: u16::try_from(stats.superpages_won).unwrap_or(u16::MAX),
+    });
+}
