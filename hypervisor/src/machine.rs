@@ -11,11 +11,14 @@ use crate::{
     acpi, apic, console, cpu, debug, error, features, info, interrupts, memory, panic, power, time,
     warn,
 };
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 /// What the boot processor does at the end.
 static RUN: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 static AP_RUN: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+
+/// TSC at the first Rust instruction.
+static START_TSC: AtomicU64 = AtomicU64::new(0);
 
 /// Prints why Ebb cannot run here, and ends with status 0x13.
 pub fn refuse(why: core::fmt::Arguments<'_>) -> ! {
@@ -27,6 +30,7 @@ pub fn refuse(why: core::fmt::Arguments<'_>) -> ! {
 ///
 /// `protocol` and `info` are what the loader left in registers. Runs on the boot stack.
 pub fn bring_up(protocol: u32, info: u64, run: fn(Boot) -> !, ap_run: fn(CpuId) -> !) -> ! {
+    START_TSC.store(time::rdtsc(), Ordering::Relaxed);
     cpu::adopt(0);
     interrupts::init();
     cpu::init_tables();
@@ -122,8 +126,11 @@ extern "C" fn bring_up_rest() -> ! {
     if present > MAX_CPUS {
         warn!("{present} CPUs are present; this build uses at most {MAX_CPUS}");
     }
-    debug!("display {:?}", info.display);
-    debug!("power-off {:?}, reset {:?}", acpi.power_off, acpi.reset);
+    debug!("display: {:?}", info.display);
+    debug!("power-off: {:?}, reset: {:?}", acpi.power_off, acpi.reset);
+    // Under an instruction-counting emulator these are instructions.
+    let ticks = time::rdtsc() - START_TSC.load(Ordering::Relaxed);
+    debug!("bring-up took {} TSC ticks, and {} of waiting", ticks - time::waited(), time::waited());
     panic::run_test();
     start::release_all();
     let run = RUN.load(Ordering::Acquire);

@@ -2,7 +2,7 @@
 
 use ebb_tools::qemu::{MachineEnd, Status};
 use ebb_tools::session::{Session, SessionEnd};
-use ebb_tools::trace::model::{Domain, SpellEnd, end_reason};
+use ebb_tools::trace::model::{Domain, Spell, end_reason};
 use shared_abi::guest_event;
 
 use crate::suite::Test;
@@ -56,6 +56,8 @@ pub fn judge(test: &Test, session: &Session) -> Outcome {
         SessionEnd::TimedOut => {
             return Outcome::Crash(format!("no end within {} s", test.spec.timeout));
         }
+        // The only one who interrupts is the runner, when it has seen what it waited for.
+        SessionEnd::Interrupted if test.stop.is_some() => {}
         SessionEnd::Interrupted => return Outcome::Error("interrupted".into()),
         SessionEnd::Machine(MachineEnd::Failed(code)) => {
             return Outcome::Error(format!("QEMU failed (exit code {code:?}); see qemu.log"));
@@ -67,6 +69,9 @@ pub fn judge(test: &Test, session: &Session) -> Outcome {
             return Outcome::Crash("the hypervisor panicked".into());
         }
         SessionEnd::Machine(MachineEnd::Status(_)) => {}
+    }
+    if test.stop.is_some() && session.end != SessionEnd::Interrupted {
+        return Outcome::Failure(vec!["the machine ended before what was waited for".into()]);
     }
     if let Some(why) = broken_guest_tests(session) {
         return Outcome::Error(why);
@@ -197,10 +202,7 @@ fn check_domains(test: &Test, session: &Session, problems: &mut Vec<String>) {
 }
 
 fn completed(domain: &Domain) -> bool {
-    domain
-        .spells
-        .iter()
-        .any(|s| matches!(s.end, Some((_, SpellEnd::Completed))))
+    domain.spells.iter().any(Spell::made_good)
 }
 
 fn check_memory(test: &Test, session: &Session, problems: &mut Vec<String>) {
@@ -220,7 +222,7 @@ fn check_memory(test: &Test, session: &Session, problems: &mut Vec<String>) {
             session.trace_damage
         ));
     }
-    if !expect.ledger {
+    if !expect.ledger || test.stop.is_some() {
         return;
     }
     match &model.host {
@@ -238,7 +240,7 @@ fn check_memory(test: &Test, session: &Session, problems: &mut Vec<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ebb_tools::trace::model::{Model, Spell};
+    use ebb_tools::trace::model::{Model, SpellEnd};
     use shared_abi::guest_event::TestResult;
     use shared_abi::trace_stream::HostSample;
     use std::time::Duration;
@@ -270,7 +272,7 @@ mod tests {
         };
         domain.spells.push(Spell {
             from_ns: 1,
-            end: Some((2, SpellEnd::Completed)),
+            end: Some((2, SpellEnd::Whole { gained: 1 })),
             worst: 1,
             kept: 1,
             reason: 1,
@@ -341,6 +343,15 @@ mod tests {
     }
 
     #[test]
+    fn a_machine_may_be_stopped_when_enough_was_seen() {
+        let test = test("stop={line='hello', count=2}");
+        let mut session = session(0x10);
+        assert!(matches!(judge(&test, &session), Outcome::Failure(_)));
+        session.end = SessionEnd::Interrupted;
+        assert_eq!(judge(&test, &session), Outcome::Pass);
+    }
+
+    #[test]
     fn crashes_and_broken_tests_are_told_apart() {
         let end = |end| {
             let mut session = session(0x10);
@@ -348,6 +359,7 @@ mod tests {
             judge(&test(""), &session)
         };
         assert!(matches!(end(SessionEnd::TimedOut), Outcome::Crash(_)));
+        assert!(matches!(end(SessionEnd::Interrupted), Outcome::Error(_)));
         assert!(matches!(
             end(SessionEnd::Machine(MachineEnd::Off)),
             Outcome::Crash(_)

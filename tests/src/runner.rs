@@ -11,7 +11,9 @@ use ebb_tools::cmd::watched_options;
 use ebb_tools::iso::{self, Modules};
 use ebb_tools::qemu::{self, Firmware, Machine};
 use ebb_tools::scenario::BUILT_IN_GUEST;
-use ebb_tools::session::{self, Session, Silent};
+use ebb_tools::session::{self, Session};
+use ebb_tools::trace::model::Model;
+use ebb_tools::view::View;
 
 use crate::check::{Outcome, judge};
 use crate::images;
@@ -117,7 +119,7 @@ impl Environment {
     ) -> Result<Session> {
         let machine = self.machine(test, case, directory, prefix)?;
         let timeout = Duration::from_secs(test.spec.timeout) * self.patience;
-        let session = session::run(&machine, Some(timeout), &mut Silent, &|| false)?;
+        let session = session::run(&machine, Some(timeout), &mut Observer::new(test), &|| false)?;
         report.seconds += session.wall.as_secs_f64();
         let skip = session.console.len().saturating_sub(LAST_LINES);
         report.last_lines = session.console[skip..].to_vec();
@@ -198,6 +200,36 @@ impl Environment {
             }
             None => fs::read(path),
         }
+    }
+}
+
+/// Shows nothing, and stops the machine when the test has seen enough.
+struct Observer<'t> {
+    stop: Option<&'t (regex::Regex, usize)>,
+    seen: usize,
+}
+
+impl<'t> Observer<'t> {
+    fn new(test: &'t Test) -> Self {
+        Self {
+            stop: test.stop.as_ref(),
+            seen: 0,
+        }
+    }
+}
+
+impl View for Observer<'_> {
+    fn console(&mut self, line: &str) -> std::io::Result<()> {
+        self.seen += usize::from(self.stop.is_some_and(|(pattern, _)| pattern.is_match(line)));
+        Ok(())
+    }
+
+    fn tick(&mut self, _model: &Model) -> std::io::Result<bool> {
+        Ok(self.stop.is_some_and(|(_, count)| self.seen >= *count))
+    }
+
+    fn finish(&mut self) -> std::io::Result<()> {
+        Ok(())
     }
 }
 

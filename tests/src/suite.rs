@@ -21,6 +21,8 @@ pub struct Test {
     pub lines: Vec<Regex>,
     /// Lines that must not.
     pub never: Vec<Regex>,
+    /// The line that, seen so many times, ends the run.
+    pub stop: Option<(Regex, usize)>,
 }
 
 /// The contents of a `test.toml`.
@@ -91,6 +93,19 @@ pub struct Expect {
     pub ledger: bool,
     /// Whether trace records may be lost.
     pub lost: bool,
+    /// Stop the machine when enough was seen; for what would go on for ever. Then neither its status
+    /// nor its last ledger is looked at.
+    pub stop: Option<Stop>,
+}
+
+/// What ends a run from outside.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Stop {
+    /// A regular expression that lines of the console match.
+    pub line: String,
+    /// How often.
+    pub count: usize,
 }
 
 impl Default for Expect {
@@ -106,6 +121,7 @@ impl Default for Expect {
             completed_domains: 0,
             ledger: true,
             lost: false,
+            stop: None,
         }
     }
 }
@@ -206,6 +222,10 @@ impl Test {
                 .collect::<Result<Vec<_>, _>>()
         };
         let (lines, never) = (compile(&spec.expect.lines)?, compile(&spec.expect.never)?);
+        let stop = match &spec.expect.stop {
+            Some(stop) => Some((Regex::new(&stop.line)?, stop.count)),
+            None => None,
+        };
         for domain in spec
             .expect
             .ends
@@ -226,6 +246,7 @@ impl Test {
             spec,
             lines,
             never,
+            stop,
         })
     }
 

@@ -307,6 +307,28 @@ impl FrameHeap {
         }
     }
 
+    /// One cleared frame for `owner`: `wanted` if it is free and cleared, else any.
+    ///
+    /// # Errors
+    /// What is short.
+    pub(crate) fn allocate_near<M: Machine>(
+        &self,
+        machine: &M,
+        owner: Owner,
+        exceed: bool,
+        wanted: Option<Mfn>,
+    ) -> Result<Extent, Shortage> {
+        if let Some(wanted) = wanted.filter(|wanted| wanted.0 < self.frame_count()) {
+            let mut state = self.state.lock();
+            self.check_allowed(&state, 0, owner, exceed)?;
+            if state.clean.take_frame(self.frames, wanted.0 as u32) {
+                self.enter(&mut state, wanted.0 as u32, 0, owner);
+                return Ok(Extent::from_record(wanted, 0));
+            }
+        }
+        self.try_allocate(machine, 0, owner, exceed)
+    }
+
     /// A cleared frame for a page table; also from the reserve that others may not touch.
     pub fn allocate_page_table<M: Machine>(&self, machine: &M) -> Option<Extent> {
         self.allocate(machine, 0, Owner::PageTable)
@@ -323,19 +345,27 @@ impl FrameHeap {
             }
         }
         // Page tables come out of claims and of the reserve: they are part of having the memory claimed.
+        let own = if state.claimed == 0 { 0 } else { state.claim_of(owner.charged()) };
         let kept = match owner {
             Owner::PageTable => 0,
-            _ => state.claimed - state.claim_of(owner.charged()) + self.table_reserve,
+            _ if own >= pages => state.claimed - own,
+            _ => state.claimed - own + self.table_reserve,
         };
         if state.available() < kept + pages { Err(Shortage::Memory) } else { Ok(()) }
     }
 
-    /// Takes a block off the free lists, cleared ones first, and enters it into the books.
+    /// Takes a block off the free lists, cleared ones first.
     fn take(&self, state: &mut HeapState, order: u32, owner: Owner) -> Option<Taken> {
         let (first, clean) = match state.clean.take(self.frames, order) {
             Some(first) => (first, true),
             None => (state.dirty.take(self.frames, order)?, false),
         };
+        self.enter(state, first, order, owner);
+        Some(Taken { first, clean })
+    }
+
+    /// Enters a block that has left the free lists into the books.
+    fn enter(&self, state: &mut HeapState, first: u32, order: u32, owner: Owner) {
         let pages = 1 << order;
         self.frames[first as usize].set_state(State::owned(owner, order));
         *state.count_of(owner) += pages;
@@ -349,7 +379,6 @@ impl FrameHeap {
         if state.claimed != 0 {
             self.shrink_claims(state);
         }
-        Some(Taken { first, clean })
     }
 
     /// Page tables may eat into what is claimed; a promise cannot be larger than what there is.

@@ -2,7 +2,7 @@
 
 use alloc::boxed::Box;
 use alloc::sync::Arc;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use bitflags::bitflags;
 use shared_abi::xen::{DomId, Errno};
@@ -131,6 +131,8 @@ pub struct Hypervisor<M: Machine> {
     pub domain_table: Mutex<DomainTable, { rank::DOMAIN_TABLE }>,
     /// Domains that have ended and are still to be taken apart.
     pub(crate) endings: AtomicU32,
+    /// Domains of the boot configuration are all built: from now on "none is left" means the end.
+    pub(crate) opened: AtomicBool,
     /// Domains that ended by a crash, ever.
     pub(crate) crashed: AtomicU32,
 }
@@ -158,6 +160,7 @@ impl<M: Machine> Hypervisor<M> {
             domains: (0..MAX_DOMAINS).map(|_| spin::RwLock::new(None)).collect(),
             domain_table: Mutex::new(DomainTable::default()),
             endings: AtomicU32::new(0),
+            opened: AtomicBool::new(false),
             crashed: AtomicU32::new(0),
         }
     }

@@ -263,9 +263,14 @@ impl<M: Machine> Hypervisor<M> {
         self.endings.fetch_sub(1, Ordering::SeqCst);
     }
 
+    /// Says that the domains of the boot configuration have been built and started.
+    pub fn open(&self) {
+        self.opened.store(true, Ordering::SeqCst);
+    }
+
     /// The status to end the machine with, once no domain is left and all their memory is back.
     pub fn all_ended(&self) -> Option<u8> {
-        if self.endings.load(Ordering::SeqCst) != 0 || self.domain_table.lock().alive != 0 {
+        if !self.opened.load(Ordering::SeqCst) || self.endings.load(Ordering::SeqCst) != 0 || self.domain_table.lock().alive != 0 {
             return None;
         }
         if self.heap.ledger().domains != 0 {

@@ -207,6 +207,24 @@ impl<M: Machine> P2m<M> {
         }
     }
 
+    /// The frame that would continue a neighbour of `gfn`'s: with it, a split superpage becomes whole again.
+    pub fn continuation(&self, machine: &M, gfn: Gfn) -> Option<Mfn> {
+        let mut table = self.root?;
+        for level in (1..=ROOT_LEVEL).rev() {
+            match Slot::in_table(table, level, gfn.0).read(machine) {
+                Entry::Table(next) => table = next,
+                _ => return None,
+            }
+        }
+        let slot = Slot::in_table(table, 0, gfn.0);
+        let (neighbour, ahead) = if slot.index == 0 { (1, true) } else { (slot.index - 1, false) };
+        match (Slot { index: neighbour, ..slot }).read(machine) {
+            Entry::Leaf(Leaf { mfn, kind: FrameKind::Ram, .. }) if ahead => mfn.0.checked_sub(1).map(Mfn),
+            Entry::Leaf(Leaf { mfn, kind: FrameKind::Ram, .. }) => Some(Mfn(mfn.0 + 1)),
+            _ => None,
+        }
+    }
+
     /// The first mapped gfn at or above `from`, with the order of its leaf.
     pub fn next_mapped(&self, machine: &M, from: Gfn) -> Option<(Gfn, u32)> {
         let mut gfn = from.0;

@@ -286,6 +286,11 @@ pub const HYPERVISOR_FRAMES: u64 = 16;
 
 /// A hypervisor on a machine of `cpus` CPUs and `frames` frames, with dirty free memory.
 pub fn hypervisor(cpus: u16, frames: u64) -> Hypervisor<FakeMachine> {
+    hypervisor_of(cpus, frames, false)
+}
+
+/// A hypervisor on a machine whose free memory is known to be clear (`zeroed`), or not.
+pub fn hypervisor_of(cpus: u16, frames: u64, zeroed: bool) -> Hypervisor<FakeMachine> {
     set_cpu(0);
     let machine = FakeMachine::new(cpus, frames);
     let records: Vec<FrameInfo> = (0..frames).map(|_| FrameInfo::default()).collect();
@@ -294,7 +299,7 @@ pub fn hypervisor(cpus: u16, frames: u64) -> Hypervisor<FakeMachine> {
             frames: records.leak(),
             ranges: std::vec![(Mfn(HYPERVISOR_FRAMES), frames - HYPERVISOR_FRAMES)],
             hypervisor_frames: HYPERVISOR_FRAMES,
-            zeroed: false,
+            zeroed,
         },
         sched: Default::default(),
         command_line: "testing".to_string(),
@@ -324,8 +329,13 @@ pub fn domain_of(hv: &Hypervisor<FakeMachine>, id: u16, config: DomainConfig) ->
     let id = DomId(id);
     let pages = config.memory / PAGE_SIZE as u64;
     let memory = DomainMemory::new(hv, id, config.max_memory / PAGE_SIZE as u64).expect("memory for the p2m");
-    for gfn in 0..pages {
-        memory.populate(hv, Gfn(gfn), 0).expect("memory for the domain");
+    let mut gfn = 0;
+    while gfn < pages {
+        let superpage = gfn % 512 == 0 && pages - gfn >= 512 && memory.populate(hv, Gfn(gfn), 9).is_ok();
+        if !superpage {
+            memory.populate(hv, Gfn(gfn), 0).expect("memory for the domain");
+        }
+        gfn += if superpage { 512 } else { 1 };
     }
     let vcpus = (0..config.vcpus).map(|vcpu| Vcpu::new(VcpuId(vcpu), 2 * vcpu, ())).collect();
     let domain = Arc::new(Domain {

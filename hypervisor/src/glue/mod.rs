@@ -81,6 +81,7 @@ fn start_with<B: Backend>(boot: &Boot) -> ! {
             Err(why) => refuse(format_args!("domain {name}: {why}")),
         }
     }
+    hv.open();
     run::processor(hv)
 }
 

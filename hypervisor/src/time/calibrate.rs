@@ -80,30 +80,25 @@ fn with_pm_timer(timer: Register) -> Option<Rates> {
     Some(rates(first, last, ticks.into(), PM_HZ, "PM timer"))
 }
 
-/// The quickest of a few readings: the one least disturbed between the clocks.
+/// The clocks right after the reference has gone to a new value: the quickest of a few attempts, the one least disturbed
+/// between the reads.
 fn sample(read: &dyn Fn() -> u32) -> Sample {
-    let mut best = (
-        u64::MAX,
-        Sample {
-            reference: 0,
-            tsc: 0,
-            apic: 0,
-        },
-    );
+    let mut best = (u64::MAX, Sample { reference: 0, tsc: 0, apic: 0 });
     for _ in 0..4 {
-        let before = instr::rdtsc();
-        let reference = read();
+        let old = read();
+        let mut before = instr::rdtsc();
+        let mut reference = read();
+        for _ in 0..PATIENCE {
+            if reference != old {
+                break;
+            }
+            before = instr::rdtsc();
+            reference = read();
+        }
         let tsc = instr::rdtsc();
         let apic = apic::timer_count();
         if tsc - before < best.0 {
-            best = (
-                tsc - before,
-                Sample {
-                    reference,
-                    tsc,
-                    apic,
-                },
-            );
+            best = (tsc - before, Sample { reference, tsc, apic });
         }
     }
     best.1

@@ -6,7 +6,7 @@ use super::calibrate;
 use super::scale::Scale;
 use crate::acpi::AcpiInfo;
 use crate::{apic, cpu, instr};
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use spin::Once;
 
 pub use crate::instr::rdtsc;
@@ -23,11 +23,23 @@ struct Clock {
 }
 
 static CLOCK: Once<Clock> = Once::new();
+/// TSC ticks spent waiting during bring-up, which the measure of bring-up leaves out.
+static WAITED: AtomicU64 = AtomicU64::new(0);
 static TSC_DEADLINE: AtomicBool = AtomicBool::new(false);
 
 /// Nothing was found to calibrate against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NoReference;
+
+/// Takes note of a wait during bring-up that began at TSC `since`.
+pub(crate) fn note_wait(since: u64) {
+    WAITED.fetch_add(rdtsc().saturating_sub(since), Ordering::Relaxed);
+}
+
+/// All waits noted, in TSC ticks.
+pub(crate) fn waited() -> u64 {
+    WAITED.load(Ordering::Relaxed)
+}
 
 /// Decides the timer's mode; before the local APIC is initialised.
 pub(crate) fn choose_timer() {
@@ -48,7 +60,9 @@ pub fn uses_tsc_deadline() -> bool {
 /// # Errors
 /// [`NoReference`] when neither PM timer nor PIT runs.
 pub(crate) fn init(acpi: &AcpiInfo) -> Result<&'static str, NoReference> {
+    let start = rdtsc();
     let rates = calibrate::measure(acpi.pm_timer).ok_or(NoReference)?;
+    note_wait(start);
     CLOCK.call_once(|| Clock {
         tsc_khz: (rates.tsc_hz + 500) / 1000,
         tsc_to_ns: Scale::new(rates.tsc_hz, NS_PER_SECOND),

@@ -17,21 +17,24 @@ static ANSWER: AtomicU64 = AtomicU64::new(0);
 
 /// On the boot processor: answers until `done`, at most `limit_us` µs. True when done.
 pub(crate) fn serve_until(limit_us: u64, done: impl Fn() -> bool) -> bool {
+    let start = instr::rdtsc();
     let end = time::now_ns().saturating_add(limit_us * 1000);
-    loop {
+    let done = loop {
         let asked = ASKED.load(Ordering::Acquire);
         if asked != ANSWERED.load(Ordering::Relaxed) {
             ANSWER.store(instr::rdtsc(), Ordering::Relaxed);
             ANSWERED.store(asked, Ordering::Release);
         }
         if done() {
-            return true;
+            break true;
         }
         if time::now_ns() > end {
-            return false;
+            break false;
         }
         core::hint::spin_loop();
-    }
+    };
+    time::note_wait(start);
+    done
 }
 
 /// On a new processor, before it reports that it is up.

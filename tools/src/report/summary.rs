@@ -82,8 +82,15 @@ fn write_spells(out: &mut String, model: &Model) -> std::fmt::Result {
 fn spell_text(name: &str, spell: &Spell) -> String {
     let at = |ns: u64| format!("{:.1} s", ns as f64 / 1e9);
     let end = match spell.end {
-        Some((end, SpellEnd::Completed)) => format!("had all of it at {}", at(end)),
-        Some((end, SpellEnd::WishFell)) => format!("wanted less at {}", at(end)),
+        Some((end, SpellEnd::Whole { gained })) if gained == spell.worst => {
+            format!("had all of it at {}", at(end))
+        }
+        Some((end, SpellEnd::Whole { gained })) => format!(
+            "was whole at {} ({} MiB came, {} MiB were no longer wanted)",
+            at(end),
+            pages_as_mib(gained.into()),
+            pages_as_mib((spell.worst - gained).into())
+        ),
         Some((end, SpellEnd::DomainEnded)) => format!("ended at {}", at(end)),
         None => "was so to the end".into(),
     };

@@ -77,12 +77,23 @@ pub struct Spell {
 /// How a short spell ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SpellEnd {
-    /// It got what it wanted.
-    Completed,
-    /// It wanted less.
-    WishFell,
+    /// It has all that it wants: since the worst time it got so many pages, and wants less by the
+    /// rest of what it was short of.
+    Whole {
+        /// Pages it got.
+        gained: u32,
+    },
     /// It ended.
     DomainEnded,
+}
+
+impl Spell {
+    /// Whether it ended because memory came, and not because the wish went: at least half of the
+    /// worst shortfall was made good.
+    #[must_use]
+    pub fn made_good(&self) -> bool {
+        matches!(self.end, Some((_, SpellEnd::Whole { gained })) if gained > 0 && gained >= self.worst / 2)
+    }
 }
 
 /// A domain's memory at a time.
@@ -210,17 +221,9 @@ impl Domain {
         let open = self.spells.last_mut().filter(|spell| spell.end.is_none());
         match (open, status.shortfall) {
             (None, 0) => {}
-            (Some(_), 0) => {
-                let got_all = self
-                    .spells
-                    .last()
-                    .is_some_and(|s| status.current >= s.kept.saturating_add(s.worst));
-                let how = if got_all {
-                    SpellEnd::Completed
-                } else {
-                    SpellEnd::WishFell
-                };
-                self.end_spell(time_ns, how);
+            (Some(spell), 0) => {
+                let gained = status.current.saturating_sub(spell.kept).min(spell.worst);
+                spell.end = Some((time_ns, SpellEnd::Whole { gained }));
             }
             (Some(spell), shortfall) => {
                 if shortfall >= spell.worst {
@@ -445,22 +448,27 @@ pub(crate) mod tests {
         assert_eq!(neap.state_text(), "crashed");
         let spell = Spell {
             from_ns: 2 * SECOND,
-            end: Some((4 * SECOND, SpellEnd::Completed)),
+            end: Some((4 * SECOND, SpellEnd::Whole { gained: 8_000 })),
             worst: 8_000,
             kept: 12_000,
             reason: guest_event::REASON_HOST_SHORT,
             retries: 2,
         };
         assert_eq!(neap.spells, [spell]);
+        assert!(spell.made_good());
         assert!(model.domains[&1].spells.is_empty());
     }
 
     #[test]
-    fn a_wish_that_falls_is_not_a_completion() {
+    fn a_wish_that_falls_is_not_made_good() {
         let mut domain = Domain::default();
         domain.balloon_status(1, &balloon(10, 30, 1));
         domain.balloon_status(2, &balloon(10, 10, 0));
-        assert_eq!(domain.spells[0].end, Some((2, SpellEnd::WishFell)));
+        assert_eq!(
+            domain.spells[0].end,
+            Some((2, SpellEnd::Whole { gained: 0 }))
+        );
+        assert!(!domain.spells[0].made_good());
     }
 
     #[test]

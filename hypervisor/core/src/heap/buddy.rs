@@ -107,6 +107,28 @@ impl FreeList {
         Some(first)
     }
 
+    /// Takes one frame out of whichever block holds it; false: none does.
+    pub(super) fn take_frame(&mut self, frames: &[FrameInfo], frame: u32) -> bool {
+        let block = (0..ORDERS as u32).find(|order| {
+            let head = frame & !((1 << order) - 1);
+            frames[head as usize].is(State::free(self.kind.used_as(), *order))
+        });
+        let Some(order) = block else { return false };
+        let mut first = frame & !((1 << order) - 1);
+        self.unlink(frames, first, order);
+        for half in (0..order).rev() {
+            let upper = first + (1 << half);
+            if frame >= upper {
+                self.push(frames, first, half);
+                first = upper;
+            } else {
+                self.push(frames, upper, half);
+            }
+        }
+        self.pages -= 1;
+        true
+    }
+
     /// The order of the largest block below `below`.
     pub(super) fn largest(&self, below: u32) -> Option<u32> {
         let mask = self.nonempty & ((1u64 << below) - 1) as u32;

@@ -128,7 +128,12 @@ impl<M: Machine> DomainMemory<M> {
         if p2m.is_closed() || gfn.0 & ((1 << order) - 1) != 0 || gfn.0 >= GFN_LIMIT {
             return Err(Errno::EINVAL);
         }
-        let extent = frames.heap.try_allocate(frames.machine, order, Owner::Domain(self.id), exceed);
+        let owner = Owner::Domain(self.id);
+        let extent = if order == 0 {
+            frames.heap.allocate_near(frames.machine, owner, exceed, p2m.continuation(frames.machine, gfn))
+        } else {
+            frames.heap.try_allocate(frames.machine, order, owner, exceed)
+        };
         let extent = extent.map_err(|_: Shortage| Errno::ENOMEM)?;
         self.map_extent_locked(frames, p2m, gfn, extent, retired)
     }

@@ -15,6 +15,7 @@ use shared_abi::xen::DomId;
 use zerocopy::IntoBytes;
 
 use super::heap::{IndexedHeap, Ranked};
+use super::Departure;
 use super::policy::VirtualTime;
 use super::state::{Change, Placement, Word};
 use crate::hypervisor::{CpuAttention, Hypervisor, PerCpu};
@@ -289,14 +290,20 @@ impl<M: Machine> Hypervisor<M> {
             }
         }
         let previous = queue.current.take();
-        let left_at = queue.vtime;
+        let (vtime, chosen_at) = (queue.vtime, queue.chosen_at);
         let chosen = next.map(|(vcpu, vtime)| {
             queue.install(vcpu.clone(), vtime, now);
             vcpu
         });
         if let Some(previous) = &previous {
-            // Against the floor as it is without it, to which it will come back.
-            previous.sched.depart(left_at.since(queue.floor), now, now >= slice_end);
+            let departure = Departure {
+                vtime,
+                // Against the floor as it is without it, to which it will come back.
+                lag: vtime.since(queue.floor),
+                at: now,
+                rotates: now.saturating_sub(chosen_at) >= self.sched_config.timeslice_ns,
+            };
+            previous.sched.depart(departure);
         }
         cpu.sched.set_slice(self, queue, now, true);
         Choice::Switch(previous, chosen)
@@ -362,7 +369,8 @@ impl<M: Machine> Hypervisor<M> {
         let mut queue = cpu.sched.queue.lock();
         let Some(index) = queue.waiting.iter().position(|entry| entry.vcpu == *vcpu) else { return };
         if let Some(entry) = queue.waiting.remove(index) {
-            vcpu.sched.depart(entry.vtime.since(queue.floor), now, false);
+            let lag = entry.vtime.since(queue.floor);
+            vcpu.sched.depart(Departure { vtime: entry.vtime, lag, at: now, rotates: false });
             cpu.sched.publish(&queue);
             drop(queue);
             self.place(&entry.vcpu, now);
@@ -405,11 +413,16 @@ impl<M: Machine> Hypervisor<M> {
         let config = &self.sched_config;
         let sched = &cpu.sched;
         let mut queue = sched.queue.lock();
-        let (lag, left_at) = vcpu.sched.departure();
-        let entry_lag = config.policy.entry_lag(config, lag, now.saturating_sub(left_at));
         queue.charge(self, now);
         queue.raise_floor();
-        let vtime = queue.floor.offset(entry_lag);
+        let left = vcpu.sched.departure();
+        let away = now.saturating_sub(left.at);
+        let lag = if vcpu.sched.cpu() == cpu.id {
+            config.policy.entry_lag(config, left.lag, away)
+        } else {
+            config.policy.migration_lag(config, left.vtime.since(queue.floor), left.lag, away)
+        };
+        let vtime = queue.floor.offset(lag);
         let sequence = queue.sequence;
         queue.sequence += 1;
         vcpu.sched.set_cpu(cpu.id);
@@ -478,6 +491,7 @@ impl<M: Machine> Hypervisor<M> {
             if let Some(stolen) = self.take_from(&victim.sched, queue, cpu.id) {
                 let (vcpu, lag) = stolen;
                 let mut queue = cpu.sched.queue.lock();
+                let lag = self.sched_config.policy.entry_lag(&self.sched_config, lag, 0);
                 let vtime = queue.floor.offset(lag);
                 queue.install(vcpu.clone(), vtime, now);
                 cpu.sched.publish(&queue);

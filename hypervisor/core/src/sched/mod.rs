@@ -69,6 +69,7 @@ use crate::hypervisor::{CpuAttention, Hypervisor};
 use crate::locks::{Mutex, rank};
 use crate::machine::{CpuId, Machine};
 use crate::vcpu::{Attention, VcpuRef};
+use policy::VirtualTime;
 use state::{Placement, StateWord, Word};
 
 /// Words in an affinity mask.
@@ -76,16 +77,29 @@ const AFFINITY_WORDS: usize = 4;
 /// CPUs that an affinity mask can tell apart. A CPU with a greater number is in no mask and runs no vCPU.
 pub const MAX_CPUS: usize = AFFINITY_WORDS * 64;
 
+/// How a vCPU stood when it stopped running.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Departure {
+    /// Its virtual time, by the clock of the queue it left.
+    vtime: VirtualTime,
+    /// How far that was ahead of the queue's floor.
+    lag: i64,
+    /// When it left, in nanoseconds.
+    at: u64,
+    /// It ran for a whole slice: it may move to a CPU that is not busier.
+    rotates: bool,
+}
+
 /// The scheduler's part of a vCPU.
 #[derive(Debug)]
 pub struct VcpuSched {
     pub(crate) word: StateWord,
     /// The CPU it runs or waits on, or did last.
     cpu: AtomicU32,
-    /// How far it was ahead of its queue's floor when it last stopped running, and when (ns) that was.
+    /// Its latest [`Departure`], field by field.
+    vtime: AtomicU64,
     lag: AtomicI64,
     left_at: AtomicU64,
-    /// Its slice ended: it may move to a CPU that is not busier.
     rotates: AtomicBool,
     /// The port it polls; 0: any. Meaningful while the word says poller.
     poll_port: AtomicU32,
@@ -98,6 +112,7 @@ impl VcpuSched {
         Self {
             word: StateWord::new(),
             cpu: AtomicU32::new(0),
+            vtime: AtomicU64::new(0),
             lag: AtomicI64::new(0),
             left_at: AtomicU64::new(0),
             rotates: AtomicBool::new(false),
@@ -127,15 +142,21 @@ impl VcpuSched {
             .is_some_and(|word| word.load(Ordering::Relaxed) >> (cpu.index() % 64) & 1 != 0)
     }
 
-    /// Notes where its virtual time stood when it stopped running.
-    fn depart(&self, lag: i64, now: u64, rotates: bool) {
-        self.lag.store(lag, Ordering::Relaxed);
-        self.left_at.store(now, Ordering::Relaxed);
-        self.rotates.store(rotates, Ordering::Relaxed);
+    /// Notes how it stood when it stopped running. Only the CPU that has it in its hands does this.
+    fn depart(&self, departure: Departure) {
+        self.vtime.store(departure.vtime.0, Ordering::Relaxed);
+        self.lag.store(departure.lag, Ordering::Relaxed);
+        self.left_at.store(departure.at, Ordering::Relaxed);
+        self.rotates.store(departure.rotates, Ordering::Relaxed);
     }
 
-    fn departure(&self) -> (i64, u64) {
-        (self.lag.load(Ordering::Relaxed), self.left_at.load(Ordering::Relaxed))
+    fn departure(&self) -> Departure {
+        Departure {
+            vtime: VirtualTime(self.vtime.load(Ordering::Relaxed)),
+            lag: self.lag.load(Ordering::Relaxed),
+            at: self.left_at.load(Ordering::Relaxed),
+            rotates: self.rotates.load(Ordering::Relaxed),
+        }
     }
 
     fn take_rotates(&self) -> bool {
@@ -235,7 +256,7 @@ pub fn admit<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>) -> bool {
     let cpus = hv.cpus.len().min(MAX_CPUS);
     for (index, vcpu) in domain.vcpus.iter().enumerate() {
         vcpu.sched.set_cpu(CpuId(((others + index) % cpus) as u16));
-        vcpu.sched.depart(0, now, false);
+        vcpu.sched.depart(Departure { vtime: VirtualTime(0), lag: 0, at: now, rotates: false });
         vcpu.runstate.refresh(&hv.machine, &vcpu.sched, now);
     }
     true

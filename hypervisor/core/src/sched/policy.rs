@@ -68,6 +68,10 @@ pub trait Policy: Sync {
     /// to the floor.
     fn entry_lag(&self, config: &SchedConfig, lag: i64, away_ns: u64) -> i64;
 
+    /// Where a vCPU that comes from another CPU's queue is put, relative to the floor of this one: it is `ahead` of that
+    /// by the two queues' clocks, and left its own queue `lag` ahead of its floor, `away_ns` ago.
+    fn migration_lag(&self, config: &SchedConfig, ahead: i64, lag: i64, away_ns: u64) -> i64;
+
     /// Whether a newcomer at `newcomer` may take the CPU from the one that runs, at `running`, before its slice ends.
     fn preempts(&self, config: &SchedConfig, newcomer: VirtualTime, running: VirtualTime) -> bool;
 }
@@ -99,6 +103,15 @@ impl Policy for Credit {
     fn entry_lag(&self, config: &SchedConfig, lag: i64, away_ns: u64) -> i64 {
         let most_credit = (config.timeslice_ns / 2).cast_signed();
         lag.saturating_sub_unsigned(away_ns).clamp(-most_credit, LIMIT.cast_signed())
+    }
+
+    /// The clock of a crowded queue is slower than that of one with few vCPUs, so one from there comes with credit, and
+    /// the other way round with debt: that makes vCPUs which take turns on several CPUs share them all. The clocks have
+    /// nothing more in common, so neither counts for more than a slice.
+    fn migration_lag(&self, config: &SchedConfig, ahead: i64, lag: i64, away_ns: u64) -> i64 {
+        let slice = config.timeslice_ns.cast_signed();
+        let debt = lag.clamp(0, slice);
+        self.entry_lag(config, ahead.clamp(-slice, slice).max(debt - slice), away_ns)
     }
 
     fn preempts(&self, config: &SchedConfig, newcomer: VirtualTime, running: VirtualTime) -> bool {
