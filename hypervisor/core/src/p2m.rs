@@ -524,13 +524,7 @@ pub(crate) enum Piece {
     Leaf { gfn: Gfn, leaf: Leaf, order: u32 },
 }
 
-fn inspect_table<M: Machine>(
-    frames: Frames<'_, M>,
-    table: Mfn,
-    level: u32,
-    base: u64,
-    visit: &mut impl FnMut(Piece),
-) {
+fn inspect_table<M: Machine>(frames: Frames<'_, M>, table: Mfn, level: u32, base: u64, visit: &mut impl FnMut(Piece)) {
     let mut present = 0;
     for index in 0..ENTRIES {
         let gfn = base + (u64::from(index) << (9 * level));

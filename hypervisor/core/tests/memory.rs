@@ -19,7 +19,9 @@ use shared_abi::memory::{
     MemoryReservation, RemoveFromPhysmap,
 };
 use shared_abi::xen::{DomId, Errno, Gfn, GuestHandle};
-use testing::{FakeMachine, UNPAGED, domain, domain_config, domain_of, hypercall, hypervisor, hypervisor_of, peek, poke, vcpu};
+use testing::{
+    FakeMachine, UNPAGED, domain, domain_config, domain_of, hypercall, hypervisor, hypervisor_of, peek, poke, vcpu,
+};
 use zerocopy::{Immutable, IntoBytes};
 
 type Hv = Hypervisor<FakeMachine>;
@@ -242,11 +244,7 @@ fn a_list_that_ends_in_nowhere_is_done_up_to_there() {
     // The last page of memory holds the list's first three entries.
     let list = (1024 << 12) - 24;
     put_list(&hv, &d, list, &[600, 601, 602]);
-    let argument = MemoryReservation {
-        extent_start: GuestHandle::new(list),
-        nr_extents: 100,
-        ..reservation(&[], 0)
-    };
+    let argument = MemoryReservation { extent_start: GuestHandle::new(list), nr_extents: 100, ..reservation(&[], 0) };
     assert_eq!(memory_op(&hv, &d, op::DECREASE_RESERVATION, &argument), 3);
     audit(&hv);
 }
@@ -322,10 +320,8 @@ fn memory_maps() {
     let d = domain(&hv, 1, 1024, 1);
     let map = MemoryMap { nr_entries: 8, pad: 0, buffer: GuestHandle::new(LIST) };
     assert_eq!(memory_op(&hv, &d, op::MEMORY_MAP, &map), error(Errno::ENOSYS), "no map recorded");
-    let entries = vec![
-        E820Entry { addr: 0, size: 0xa0000, type_: 1 },
-        E820Entry { addr: 0x100000, size: 0x300000, type_: 1 },
-    ];
+    let entries =
+        vec![E820Entry { addr: 0, size: 0xa0000, type_: 1 }, E820Entry { addr: 0x100000, size: 0x300000, type_: 1 }];
     d.memory.e820.call_once(|| entries.clone());
     assert_eq!(memory_op(&hv, &d, op::MEMORY_MAP, &map), 0);
     assert_eq!(peek::<4>(&hv, &d, ARGUMENT), 2u32.to_le_bytes());

@@ -91,7 +91,12 @@ impl<M: Machine> Audit<'_, M> {
                 }
                 Piece::Leaf { gfn, leaf, order } if leaf.kind == FrameKind::Ram => {
                     pages += 1 << order;
-                    self.owned(leaf.mfn, order, Owner::Domain(domain.id), &format!("gfn {:#x} of {}", gfn.0, domain.id));
+                    self.owned(
+                        leaf.mfn,
+                        order,
+                        Owner::Domain(domain.id),
+                        &format!("gfn {:#x} of {}", gfn.0, domain.id),
+                    );
                 }
                 Piece::Leaf { .. } => {}
             }
