@@ -130,7 +130,11 @@ extern "C" fn bring_up_rest() -> ! {
     debug!("power-off: {:?}, reset: {:?}", acpi.power_off, acpi.reset);
     // Under an instruction-counting emulator these are instructions.
     let ticks = time::rdtsc() - START_TSC.load(Ordering::Relaxed);
-    debug!("bring-up took {} TSC ticks, and {} of waiting", ticks - time::waited(), time::waited());
+    debug!(
+        "bring-up took {} TSC ticks, and {} of waiting",
+        ticks - time::waited(),
+        time::waited()
+    );
     panic::run_test();
     start::release_all();
     let run = RUN.load(Ordering::Acquire);

@@ -3,6 +3,9 @@
 # pvh_start:       Xen's PVH boot ABI: ebx = physical address of hvm_start_info.
 # multiboot_start: multiboot2, i386 state: eax = 0x36d76289, ebx = physical address of the boot information.
 #
+# No framebuffer is asked for: GRUB then leaves VGA text under BIOS and a framebuffer under UEFI, and does not change
+# modes (in Bochs, its mode change crashes GRUB itself).
+#
 # Both leave: ebp = which protocol (the start-info magic or the multiboot2 magic), ebx = the address.
 # The boot page tables map physical 0..4 GiB with 2 MiB pages three times: at 0 (so that the switch itself goes on),
 # at the direct map's base, and its first GiB at the image's base. memory::paging replaces them soon.
@@ -22,10 +25,6 @@ mb2_header:
     .short 4, 1
     .long 12
     .long 2
-    .balign 8                       # framebuffer, optional, any size, 32 bits a pixel
-    .short 5, 1
-    .long 20
-    .long 0, 0, 32
     .balign 8                       # modules on page boundaries
     .short 6, 1
     .long 8

@@ -37,7 +37,7 @@ pub(super) fn measure(pm_timer: Option<Register>) -> Option<Rates> {
     apic::start_timer_masked();
     let rates = pm_timer.and_then(with_pm_timer).or_else(with_pit);
     apic::stop_timer_unmask();
-    rates.filter(|rates| rates.tsc_hz > 10_000_000 && rates.apic_hz > 10_000)
+    rates.filter(|rates| rates.tsc_hz > 1_000_000 && rates.apic_hz > 1_000)
 }
 
 fn rates(first: Sample, last: Sample, ticks: u64, hz: u64, reference: &'static str) -> Rates {
@@ -83,7 +83,14 @@ fn with_pm_timer(timer: Register) -> Option<Rates> {
 /// The clocks right after the reference has gone to a new value: the quickest of a few attempts, the one least disturbed
 /// between the reads.
 fn sample(read: &dyn Fn() -> u32) -> Sample {
-    let mut best = (u64::MAX, Sample { reference: 0, tsc: 0, apic: 0 });
+    let mut best = (
+        u64::MAX,
+        Sample {
+            reference: 0,
+            tsc: 0,
+            apic: 0,
+        },
+    );
     for _ in 0..4 {
         let old = read();
         let mut before = instr::rdtsc();
@@ -98,7 +105,14 @@ fn sample(read: &dyn Fn() -> u32) -> Sample {
         let tsc = instr::rdtsc();
         let apic = apic::timer_count();
         if tsc - before < best.0 {
-            best = (tsc - before, Sample { reference, tsc, apic });
+            best = (
+                tsc - before,
+                Sample {
+                    reference,
+                    tsc,
+                    apic,
+                },
+            );
         }
     }
     best.1
