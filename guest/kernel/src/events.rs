@@ -7,7 +7,7 @@
 
 use crate::percpu::{self, MAX_CPUS};
 use crate::thread::{self, ThreadId};
-use crate::{apic, clock, interrupt, page, start_info, timer, xen};
+use crate::{apic, clock, cpu, interrupt, page, start_info, timer, xen};
 use core::num::NonZeroU64;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use ebb_guest_hypercall::cpuid::FEATURE_UPCALL_VECTOR;
@@ -159,7 +159,7 @@ fn bind_own_ports(id: usize) -> Result<(), &'static str> {
 }
 
 /// Makes sure that the port has an event word.
-fn make_room(port: Port) -> Result<(), &'static str> {
+pub fn make_room(port: Port) -> Result<(), &'static str> {
     let _growing = GROWING.lock();
     while channels().capacity() <= port.0 {
         let page = page::take_zeroed().ok_or("no memory for event words")?;
@@ -183,11 +183,15 @@ fn adopt(port: Port, token: u64) -> Result<(), &'static str> {
 
 /// The upcall: hands all pending events of this vCPU to those who wait for them. Interrupts are off.
 pub fn upcall() {
+    let own = percpu::own();
+    if own.stamp_upcalls.load(Ordering::Relaxed) {
+        own.upcall_stamp.store(cpu::rdtsc(), Ordering::Relaxed);
+    }
     if by_apic() {
         apic::end_of_interrupt();
     }
     let id = percpu::id();
-    percpu::own().upcalls.fetch_add(1, Ordering::Relaxed);
+    own.upcalls.fetch_add(1, Ordering::Relaxed);
     channels().drain(id, &INFO[id], |port| dispatch(id, port));
 }
 

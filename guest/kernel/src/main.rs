@@ -11,6 +11,7 @@ extern crate alloc;
 mod acpi;
 mod apic;
 mod balloon;
+mod bench;
 mod clock;
 mod console;
 mod cpu;

@@ -34,6 +34,10 @@ pub struct PerCpu {
     pub apic_interrupts: AtomicU64,
     /// NMIs taken.
     pub nmis: AtomicU64,
+    /// Note the TSC at each upcall's start (for a benchmark).
+    pub stamp_upcalls: AtomicBool,
+    /// That TSC.
+    pub upcall_stamp: AtomicU64,
 }
 
 static CPUS: [PerCpu; MAX_CPUS] = [const {
@@ -48,6 +52,8 @@ static CPUS: [PerCpu; MAX_CPUS] = [const {
         upcalls: AtomicU64::new(0),
         apic_interrupts: AtomicU64::new(0),
         nmis: AtomicU64::new(0),
+        stamp_upcalls: AtomicBool::new(false),
+        upcall_stamp: AtomicU64::new(0),
     }
 }; MAX_CPUS];
 

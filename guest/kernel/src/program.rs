@@ -1,13 +1,16 @@
 //! The main thread: does what the command line asks for, then ends the domain.
 
-use crate::{panic, println, start_info, workload};
+use crate::{bench, panic, println, start_info, workload};
 
 /// The main thread's function.
 pub fn main() {
     let args = start_info::args();
-    let outcome = match args.get("workload") {
-        Some(name) => workload::run(name, args),
-        None => workload::run("hello", args),
+    let outcome = if let Some(name) = args.get("workload") {
+        workload::run(name, args)
+    } else if args.flag("bench") || args.get("bench").is_some() {
+        bench::run(args)
+    } else {
+        workload::run("hello", args)
     };
     if let Err(why) = outcome {
         println!("guest: {why}");

@@ -89,7 +89,8 @@ boot64:
 ap_entry32:
     cli
     cld
-    lgdt boot_gdt_pointer       // VCPUOP_initialise gives segments without a table
+    // By VCPUOP_initialise there is no table yet, by SIPI the data segment is not flat; the code segment always is.
+    lgdt %cs:boot_gdt_pointer
     movl $0x10, %eax
     movl %eax, %ds
     movl %eax, %es
