@@ -145,7 +145,7 @@ pub fn triple_fault<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) {
 }
 
 /// Ends a domain that cannot go on.
-pub fn crash<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>, why: &str) {
+pub fn crash<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>, why: core::fmt::Arguments<'_>) {
     hv.machine.log(Level::Error, format_args!("domain {} crashes: {why}", domain.id.0));
     end(hv, domain, SHUTDOWN_CRASH);
 }

@@ -3,6 +3,8 @@
 
 use core::fmt::Write as _;
 
+use ebb_core::lifecycle;
+
 use super::{Context, instruction};
 use crate::virt::{Backend, NestedFault, VirtualCpu, vector};
 
@@ -27,6 +29,13 @@ pub fn nested_fault<B: Backend>(context: &mut Context<'_, B>, fault: NestedFault
             Device::Absent
         }
     };
+    if fault.table_walk || context.guest.hw.interruptibility().occupied {
+        // There is no instruction to carry out: the guest's page tables, or the stack or descriptors of an event that
+        // was being delivered, lie where no memory is.
+        let what = if fault.table_walk { "its page tables" } else { "what an interrupt needs" };
+        let why = format_args!("{what} lie at {:#x}, where it has no memory", fault.address);
+        return lifecycle::crash(context.hv, context.vcpu.domain(), why);
+    }
     if fault.fetch {
         // Code that reads as all ones is no instruction.
         return context.guest.hw.inject_exception(vector::UNDEFINED_OPCODE, None);

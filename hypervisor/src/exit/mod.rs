@@ -113,7 +113,7 @@ impl<B: Backend> Context<'_, B> {
         let _ = self.guest.hw.describe(&mut report);
         let domain = self.vcpu.domain();
         crate::error!("d{}v{}: {:?}\n{}", domain.id.0, self.vcpu.id.0, exit, report);
-        lifecycle::crash(self.hv, domain, "an exit that cannot be served");
+        lifecycle::crash(self.hv, domain, format_args!("an exit that cannot be served"));
     }
 
     fn io(&mut self, access: IoAccess) {

@@ -150,6 +150,8 @@ pub struct NestedFault {
     pub fetch: bool,
     /// The translation exists and forbids the access.
     pub present: bool,
+    /// The processor was reading the guest's own page tables, not what the instruction names.
+    pub table_walk: bool,
 }
 
 /// Bytes of the instruction that exited, when the hardware offers them.

@@ -21,6 +21,7 @@ pub fn translate(control: &ControlArea) -> VmExit {
             present: info & 1 != 0,
             write: info & 2 != 0,
             fetch: info & 16 != 0,
+            table_walk: info & (1 << 33) != 0,
         }),
         exit::IOIO => VmExit::Io(io_access(info)),
         exit::XSETBV => VmExit::SetXcr,
