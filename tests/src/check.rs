@@ -82,122 +82,96 @@ pub fn judge(test: &Test, session: &Session) -> Outcome {
     check_guest_tests(test, session, &mut problems);
     check_domains(test, session, &mut problems);
     check_memory(test, session, &mut problems);
-    if problems.is_empty() {
-        Outcome::Pass
-    } else {
-        Outcome::Failure(problems)
-    }
+    if problems.is_empty() { Outcome::Pass } else { Outcome::Failure(problems) }
 }
 
 /// A guest that says its own test is broken is not evidence against Ebb.
 fn broken_guest_tests(session: &Session) -> Option<String> {
-    let (domid, result) = session
-        .model
-        .tests
-        .iter()
-        .find(|(_, t)| t.outcome == guest_event::OUTCOME_ERROR)?;
-    Some(format!(
-        "d{domid} reports that its test {} is broken",
-        result.id
-    ))
+    let (domid, result) = session.model.tests.iter().find(|(_, t)| t.outcome == guest_event::OUTCOME_ERROR)?;
+    Some(format!("d{domid} reports that its test {} is broken", result.id))
 }
 
 fn check_status(expected: Status, session: &Session, problems: &mut Vec<String>) {
     if let SessionEnd::Machine(MachineEnd::Status(status)) = session.end
         && status != expected
     {
-        problems.push(format!(
-            "ended with {:#x} ({status}), expected {:#x} ({expected})",
-            status.0, expected.0
-        ));
+        problems.push(format!("ended with {:#x} ({status}), expected {:#x} ({expected})", status.0, expected.0));
     }
-    if let (Some(end), SessionEnd::Machine(MachineEnd::Status(status))) =
-        (session.model.end, session.end)
+    if let (Some(end), SessionEnd::Machine(MachineEnd::Status(status))) = (session.model.end, session.end)
         && end != u64::from(status.0)
     {
-        problems.push(format!(
-            "the trace ends with status {end:#x}, the machine with {:#x}",
-            status.0
-        ));
+        problems.push(format!("the trace ends with status {end:#x}, the machine with {:#x}", status.0));
     }
 }
 
 fn check_console(test: &Test, session: &Session, problems: &mut Vec<String>) {
-    for pattern in &test.lines {
-        if !session.console.iter().any(|line| pattern.is_match(line)) {
-            problems.push(format!("no line matches /{pattern}/"));
+    let domains = ids_by_name(test, session);
+    for (patterns, wanted) in [(&test.lines, true), (&test.never, false)] {
+        for pattern in patterns {
+            let text = &pattern.text;
+            let found = match pattern.regex(&domains) {
+                Ok(regex) => session.console.iter().find(|line| regex.is_match(line)),
+                Err(error) => {
+                    problems.push(format!("{error:#}"));
+                    continue;
+                }
+            };
+            match found {
+                None if wanted => problems.push(format!("no line matches /{text}/")),
+                Some(line) if !wanted => problems.push(format!("a line matches /{text}/: {line}")),
+                _ => {}
+            }
         }
     }
-    for pattern in &test.never {
-        if let Some(line) = session.console.iter().find(|line| pattern.is_match(line)) {
-            problems.push(format!("a line matches /{pattern}/: {line}"));
-        }
-    }
+}
+
+/// The ids that the trace tells of for each domain of the test. A domain that never was has one that
+/// no domain has.
+fn ids_by_name<'t>(test: &'t Test, session: &Session) -> Vec<(&'t str, Vec<u16>)> {
+    let ids_of = |name: &str| {
+        let known = session.model.domains.iter().filter(|(_, d)| d.name == name);
+        let ids: Vec<u16> = known.map(|(id, _)| *id).collect();
+        if ids.is_empty() { vec![u16::MAX] } else { ids }
+    };
+    test.spec.domains.iter().map(|d| (d.name(), ids_of(d.name()))).collect()
 }
 
 fn check_guest_tests(test: &Test, session: &Session, problems: &mut Vec<String>) {
     let results = &session.model.tests;
     for (domid, result) in results {
         if result.outcome > guest_event::OUTCOME_ERROR {
-            problems.push(format!(
-                "test {} in d{domid} failed (outcome {})",
-                result.id, result.outcome
-            ));
+            problems.push(format!("test {} in d{domid} failed (outcome {})", result.id, result.outcome));
         }
     }
-    let passed = results
-        .iter()
-        .filter(|(_, t)| t.outcome == guest_event::OUTCOME_SUCCESS)
-        .count();
+    let passed = results.iter().filter(|(_, t)| t.outcome == guest_event::OUTCOME_SUCCESS).count();
     if passed < test.spec.expect.tests {
-        problems.push(format!(
-            "{passed} guest tests passed, expected {} at least",
-            test.spec.expect.tests
-        ));
+        problems.push(format!("{passed} guest tests passed, expected {} at least", test.spec.expect.tests));
     }
 }
 
 fn check_domains(test: &Test, session: &Session, problems: &mut Vec<String>) {
     let expect = &test.spec.expect;
-    let by_name = |name: &str| {
-        session
-            .model
-            .domains
-            .values()
-            .filter(|d| d.name == name)
-            .collect::<Vec<_>>()
-    };
+    let by_name = |name: &str| session.model.domains.values().filter(|d| d.name == name).collect::<Vec<_>>();
     for (name, how) in &expect.ends {
         // A domain that is built again has several lives; the last one counts.
         match by_name(name).last().and_then(|d| d.ended) {
             Some((_, reason)) if end_reason(reason) == *how => {}
-            Some((_, reason)) => {
-                problems.push(format!("{name} {}, expected: {how}", end_reason(reason)))
-            }
+            Some((_, reason)) => problems.push(format!("{name} {}, expected: {how}", end_reason(reason))),
             None => problems.push(format!("{name} did not end, expected: {how}")),
         }
     }
     for name in &expect.short_then_complete {
         if !by_name(name).iter().any(|d| completed(d)) {
-            problems.push(format!(
-                "{name} was never short of memory and then made whole"
-            ));
+            problems.push(format!("{name} was never short of memory and then made whole"));
         }
     }
-    let count =
-        |what: fn(&Domain) -> bool| session.model.domains.values().filter(|d| what(d)).count();
+    let count = |what: fn(&Domain) -> bool| session.model.domains.values().filter(|d| what(d)).count();
     let (short, made_whole) = (count(|d| !d.spells.is_empty()), count(completed));
     if short < expect.short_domains {
-        problems.push(format!(
-            "{short} domains were short of memory, expected {} at least",
-            expect.short_domains
-        ));
+        problems.push(format!("{short} domains were short of memory, expected {} at least", expect.short_domains));
     }
     if made_whole < expect.completed_domains {
-        problems.push(format!(
-            "{made_whole} domains were made whole, expected {} at least",
-            expect.completed_domains
-        ));
+        problems.push(format!("{made_whole} domains were made whole, expected {} at least", expect.completed_domains));
     }
 }
 
@@ -213,14 +187,8 @@ fn check_memory(test: &Test, session: &Session, problems: &mut Vec<String>) {
     if model.lost > 0 && !expect.lost {
         problems.push(format!("{} trace records were lost", model.lost));
     }
-    if session.trace_damage > 0
-        && model.start.is_some()
-        && test.spec.boot == [crate::suite::Boot::Pvh]
-    {
-        problems.push(format!(
-            "{} bytes of the trace are damaged",
-            session.trace_damage
-        ));
+    if session.trace_damage > 0 && model.start.is_some() && test.spec.boot == [crate::suite::Boot::Pvh] {
+        problems.push(format!("{} bytes of the trace are damaged", session.trace_damage));
     }
     if !expect.ledger || test.stop.is_some() {
         return;
@@ -228,10 +196,7 @@ fn check_memory(test: &Test, session: &Session, problems: &mut Vec<String>) {
     match &model.host {
         None => problems.push("no ledger was reported".into()),
         Some(last) if last.domains != 0 => {
-            problems.push(format!(
-                "{} pages are still the domains' at the end",
-                last.domains
-            ));
+            problems.push(format!("{} pages are still the domains' at the end", last.domains));
         }
         Some(_) => {}
     }
@@ -247,29 +212,13 @@ mod tests {
 
     fn test(expect: &str) -> Test {
         let domain = "[[domain]]\nname='a'\nmemory='8M'\n";
-        Test::parse(
-            "t",
-            &format!("# page\nsummary='s'\n[expect]\n{expect}\n{domain}"),
-        )
-        .unwrap()
+        Test::parse("t", &format!("# page\nsummary='s'\n[expect]\n{expect}\n{domain}")).unwrap()
     }
 
     fn session(status: u8) -> Session {
-        let mut model = Model {
-            end: Some(status.into()),
-            ..Model::default()
-        };
-        model.host = Some(HostSample {
-            free: 9,
-            hypervisor: 1,
-            total: 10,
-            ..Default::default()
-        });
-        let mut domain = Domain {
-            name: "a".into(),
-            ended: Some((5, 0)),
-            ..Domain::default()
-        };
+        let mut model = Model { end: Some(status.into()), ..Model::default() };
+        model.host = Some(HostSample { free: 9, hypervisor: 1, total: 10, ..Default::default() });
+        let mut domain = Domain { name: "a".into(), ended: Some((5, 0)), ..Domain::default() };
         domain.spells.push(Spell {
             from_ns: 1,
             end: Some((2, SpellEnd::Whole { gained: 1 })),
@@ -299,7 +248,7 @@ mod tests {
 
     #[test]
     fn what_is_as_expected_passes() {
-        let all = "lines=['^\\(d1\\) hello']\nnever=['goodbye']\nends={a='powered off'}\nshort-then-complete=['a']";
+        let all = "lines=['^\\(d{a}\\) hello', '^\\(d1\\) hello']\nnever=['goodbye']\nends={a='powered off'}\nshort-then-complete=['a']";
         assert_eq!(judge(&test(all), &session(0x10)), Outcome::Pass);
         assert_eq!(judge(&test("status=0x12"), &session(0x12)), Outcome::Pass);
     }
@@ -312,33 +261,18 @@ mod tests {
         assert!(failure("never=['hello']", same).contains("a line matches /hello/: (d1) hello"));
         assert!(failure("tests=1", same).contains("0 guest tests passed, expected 1"));
         assert!(failure("ends={a='crashed'}", same).contains("a powered off, expected: crashed"));
-        assert!(
-            failure("ends={a='crashed'}", |s| s.model.domains.clear()).contains("a did not end")
-        );
+        assert!(failure("ends={a='crashed'}", |s| s.model.domains.clear()).contains("a did not end"));
         let at_ease = |s: &mut Session| s.model.domains.get_mut(&1).unwrap().spells.clear();
         assert!(failure("short-then-complete=['a']", at_ease).contains("a was never short"));
         assert!(failure("short-domains=1", at_ease).contains("0 domains were short"));
         assert!(failure("completed-domains=2", same).contains("1 domains were made whole"));
         assert!(failure("", |s| s.model.host = None).contains("no ledger"));
-        let kept = HostSample {
-            domains: 3,
-            ..Default::default()
-        };
-        assert!(
-            failure("", |s| s.model.host = Some(kept)).contains("3 pages are still the domains'")
-        );
-        assert!(
-            failure("", |s| s.model.broken_ledgers.push((7, kept)))
-                .contains("does not add up at 7 ns")
-        );
+        let kept = HostSample { domains: 3, ..Default::default() };
+        assert!(failure("", |s| s.model.host = Some(kept)).contains("3 pages are still the domains'"));
+        assert!(failure("", |s| s.model.broken_ledgers.push((7, kept))).contains("does not add up at 7 ns"));
         assert!(failure("", |s| s.model.lost = 1).contains("1 trace records were lost"));
-        assert!(
-            failure("", |s| s.model.end = Some(0x11)).contains("the trace ends with status 0x11")
-        );
-        let failed = TestResult {
-            id: 4,
-            outcome: guest_event::OUTCOME_FAILURE,
-        };
+        assert!(failure("", |s| s.model.end = Some(0x11)).contains("the trace ends with status 0x11"));
+        let failed = TestResult { id: 4, outcome: guest_event::OUTCOME_FAILURE };
         assert!(failure("", |s| s.model.tests.push((1, failed))).contains("test 4 in d1 failed"));
     }
 
@@ -360,26 +294,11 @@ mod tests {
         };
         assert!(matches!(end(SessionEnd::TimedOut), Outcome::Crash(_)));
         assert!(matches!(end(SessionEnd::Interrupted), Outcome::Error(_)));
-        assert!(matches!(
-            end(SessionEnd::Machine(MachineEnd::Off)),
-            Outcome::Crash(_)
-        ));
-        assert!(matches!(
-            end(SessionEnd::Machine(MachineEnd::Status(Status::PANIC))),
-            Outcome::Crash(_)
-        ));
-        assert!(matches!(
-            end(SessionEnd::Machine(MachineEnd::Failed(Some(1)))),
-            Outcome::Error(_)
-        ));
+        assert!(matches!(end(SessionEnd::Machine(MachineEnd::Off)), Outcome::Crash(_)));
+        assert!(matches!(end(SessionEnd::Machine(MachineEnd::Status(Status::PANIC))), Outcome::Crash(_)));
+        assert!(matches!(end(SessionEnd::Machine(MachineEnd::Failed(Some(1)))), Outcome::Error(_)));
         let mut session = session(0x10);
-        session.model.tests.push((
-            1,
-            TestResult {
-                id: 4,
-                outcome: guest_event::OUTCOME_ERROR,
-            },
-        ));
+        session.model.tests.push((1, TestResult { id: 4, outcome: guest_event::OUTCOME_ERROR }));
         assert!(matches!(judge(&test(""), &session), Outcome::Error(_)));
     }
 }

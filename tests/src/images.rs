@@ -72,14 +72,8 @@ fn put(file: &mut [u8], at: usize, bytes: &[u8]) -> Result<()> {
 
 /// Where the `nth` program header of type `kind` is.
 fn header(file: &[u8], kind: u32, nth: usize) -> Result<usize> {
-    let half = |at: usize| {
-        file.get(at..at + 2)
-            .map_or(0, |b| usize::from(u16::from_le_bytes([b[0], b[1]])))
-    };
-    let word = |at: usize| {
-        file.get(at..at + 4)
-            .map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]))
-    };
+    let half = |at: usize| file.get(at..at + 2).map_or(0, |b| usize::from(u16::from_le_bytes([b[0], b[1]])));
+    let word = |at: usize| file.get(at..at + 4).map_or(0, |b| u32::from_le_bytes([b[0], b[1], b[2], b[3]]));
     let table = word(E_PHOFF) as usize;
     (0..half(E_PHNUM))
         .map(|index| table + index * half(E_PHENTSIZE))
@@ -105,13 +99,8 @@ mod tests {
         set(E_PHENTSIZE, &56u16.to_le_bytes());
         set(E_PHNUM, &3u16.to_le_bytes());
         set(58, &64u16.to_le_bytes());
-        for (n, (kind, paddr, size)) in [
-            (PT_LOAD, 0x10_0000u64, 200u64),
-            (PT_LOAD, 0x20_0000, 200),
-            (PT_NOTE, 0, 20),
-        ]
-        .into_iter()
-        .enumerate()
+        for (n, (kind, paddr, size)) in
+            [(PT_LOAD, 0x10_0000u64, 200u64), (PT_LOAD, 0x20_0000, 200), (PT_NOTE, 0, 20)].into_iter().enumerate()
         {
             let at = 64 + n * 56;
             let offset: u64 = if kind == PT_NOTE { 64 + 3 * 56 } else { 0 };

@@ -65,18 +65,9 @@ fn main() -> ExitCode {
 
 fn run(cli: &Cli) -> Result<ExitCode> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let tests = suite::directories(root)?
-        .iter()
-        .map(|d| Test::load(d))
-        .collect::<Result<Vec<_>>>()?;
-    let mut cases: Vec<Case> = tests
-        .iter()
-        .enumerate()
-        .flat_map(|(i, test)| test.cases(i, cli.full))
-        .collect();
-    cases.retain(|case| {
-        cli.filters.is_empty() || cli.filters.iter().any(|f| case.name.contains(f.as_str()))
-    });
+    let tests = suite::directories(root)?.iter().map(|d| Test::load(d)).collect::<Result<Vec<_>>>()?;
+    let mut cases: Vec<Case> = tests.iter().enumerate().flat_map(|(i, test)| test.cases(i, cli.full)).collect();
+    cases.retain(|case| cli.filters.is_empty() || cli.filters.iter().any(|f| case.name.contains(f.as_str())));
     if cases.is_empty() {
         bail!("no case matches {:?}", cli.filters);
     }
@@ -98,11 +89,7 @@ fn run(cli: &Cli) -> Result<ExitCode> {
 /// `ebb-tests` in the directory that holds `debug/ebb-tests`.
 fn default_out() -> Result<PathBuf> {
     let me = std::env::current_exe()?;
-    Ok(me
-        .ancestors()
-        .nth(2)
-        .unwrap_or(Path::new("."))
-        .join("ebb-tests"))
+    Ok(me.ancestors().nth(2).unwrap_or(Path::new(".")).join("ebb-tests"))
 }
 
 fn run_all(environment: &Environment, tests: &[Test], cases: &[Case], cli: &Cli) -> Vec<Report> {
@@ -141,12 +128,7 @@ fn out_of_time(case: &Case, budget: u64) -> Report {
 }
 
 fn print(report: &Report) {
-    let mut text = format!(
-        "{:<8} {:<44} {:6.1} s",
-        report.outcome.word(),
-        report.name,
-        report.seconds
-    );
+    let mut text = format!("{:<8} {:<44} {:6.1} s", report.outcome.word(), report.name, report.seconds);
     for reason in report.outcome.reasons() {
         text += &format!("\n         {reason}");
     }
@@ -161,8 +143,7 @@ fn print(report: &Report) {
 }
 
 fn summarise(reports: &[Report]) -> ExitCode {
-    let count =
-        |wanted: fn(&Outcome) -> bool| reports.iter().filter(|r| wanted(&r.outcome)).count();
+    let count = |wanted: fn(&Outcome) -> bool| reports.iter().filter(|r| wanted(&r.outcome)).count();
     let passed = count(|o| *o == Outcome::Pass);
     let failed = count(Outcome::is_bad);
     let skipped = count(|o| matches!(o, Outcome::Skip(_)));
@@ -173,9 +154,5 @@ fn summarise(reports: &[Report]) -> ExitCode {
         }
     }
     println!("\n{passed} passed, {failed} failed, {skipped} skipped");
-    if failed == 0 && passed > 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if failed == 0 && passed > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

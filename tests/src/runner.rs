@@ -53,17 +53,9 @@ const LAST_LINES: usize = 20;
 impl Environment {
     /// Runs `case` of `test`.
     pub fn run(&self, test: &Test, case: &Case) -> Report {
-        let directory = self.out.join(
-            case.name
-                .replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "_"),
-        );
-        let mut report = Report {
-            name: case.name.clone(),
-            outcome: Outcome::Pass,
-            last_lines: Vec::new(),
-            seconds: 0.0,
-            directory,
-        };
+        let directory = self.out.join(case.name.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "_"));
+        let mut report =
+            Report { name: case.name.clone(), outcome: Outcome::Pass, last_lines: Vec::new(), seconds: 0.0, directory };
         if let Some(why) = cannot_boot(case.boot) {
             report.outcome = Outcome::Skip(why);
             return report;
@@ -73,13 +65,7 @@ impl Environment {
         report
     }
 
-    fn run_machine(
-        &self,
-        test: &Test,
-        case: &Case,
-        directory: &Path,
-        report: &mut Report,
-    ) -> Result<Outcome> {
+    fn run_machine(&self, test: &Test, case: &Case, directory: &Path, report: &mut Report) -> Result<Outcome> {
         fs::create_dir_all(directory)?;
         let session = self.once(test, case, directory, "", report)?;
         let outcome = judge(test, &session);
@@ -92,31 +78,15 @@ impl Environment {
         }
         let mut problems = Vec::new();
         for name in ["trace.bin", "console.log"] {
-            let (a, b) = (
-                fs::read(directory.join(name))?,
-                fs::read(directory.join(format!("second-{name}")))?,
-            );
+            let (a, b) = (fs::read(directory.join(name))?, fs::read(directory.join(format!("second-{name}")))?);
             if let Some(difference) = first_difference(&a, &b) {
-                problems.push(format!(
-                    "{name} differs between two runs, first at byte {difference}"
-                ));
+                problems.push(format!("{name} differs between two runs, first at byte {difference}"));
             }
         }
-        Ok(if problems.is_empty() {
-            Outcome::Pass
-        } else {
-            Outcome::Failure(problems)
-        })
+        Ok(if problems.is_empty() { Outcome::Pass } else { Outcome::Failure(problems) })
     }
 
-    fn once(
-        &self,
-        test: &Test,
-        case: &Case,
-        directory: &Path,
-        prefix: &str,
-        report: &mut Report,
-    ) -> Result<Session> {
+    fn once(&self, test: &Test, case: &Case, directory: &Path, prefix: &str, report: &mut Report) -> Result<Session> {
         let machine = self.machine(test, case, directory, prefix)?;
         let timeout = Duration::from_secs(test.spec.timeout) * self.patience;
         let session = session::run(&machine, Some(timeout), &mut Observer::new(test), &|| false)?;
@@ -134,12 +104,7 @@ impl Environment {
             accel: Accel::Tcg,
             cpu_model: test.spec.cpu_model.clone(),
             deterministic,
-            boot: self.boot(
-                test,
-                case,
-                directory,
-                &watched_options(&[&case.options], deterministic),
-            )?,
+            boot: self.boot(test, case, directory, &watched_options(&[&case.options], deterministic))?,
             console: directory.join(format!("{prefix}console.log")),
             trace: directory.join(format!("{prefix}trace.bin")),
             messages: directory.join(format!("{prefix}qemu.log")),
@@ -147,19 +112,11 @@ impl Environment {
         })
     }
 
-    fn boot(
-        &self,
-        test: &Test,
-        case: &Case,
-        directory: &Path,
-        options: &str,
-    ) -> Result<qemu::Boot> {
-        let domains: Vec<_> = test
-            .spec
-            .domains
-            .iter()
-            .map(|d| d.to_domain(Path::new("")))
-            .collect();
+    fn boot(&self, test: &Test, case: &Case, directory: &Path, options: &str) -> Result<qemu::Boot> {
+        let mut domains: Vec<_> = test.spec.domains.iter().map(|d| d.to_domain(Path::new(""))).collect();
+        if let (Some(kernel), Some(first)) = (&case.kernel, domains.first_mut()) {
+            first.kernel.clone_from(kernel);
+        }
         let packed = Archive::build(&domains, Check::Nothing, |path| self.image(path))?;
         if case.boot == Boot::Pvh {
             let mut bytes = Vec::new();
@@ -171,11 +128,7 @@ impl Environment {
             let path = directory.join("boot.tar");
             fs::write(&path, bytes)?;
             let archive = (!domains.is_empty() || test.spec.config.is_some()).then_some(path);
-            return Ok(qemu::Boot::Pvh {
-                hypervisor: self.hypervisor.clone(),
-                archive,
-                options: options.to_owned(),
-            });
+            return Ok(qemu::Boot::Pvh { hypervisor: self.hypervisor.clone(), archive, options: options.to_owned() });
         }
         if test.spec.config.is_some() || test.spec.truncate_archive.is_some() {
             bail!("config and truncate-archive need boot = [\"pvh\"]");
@@ -195,9 +148,7 @@ impl Environment {
             return fs::read(&self.guest);
         }
         match path.strip_prefix(images::BROKEN) {
-            Some(how) => {
-                images::broken(&fs::read(&self.guest)?, how).map_err(std::io::Error::other)
-            }
+            Some(how) => images::broken(&fs::read(&self.guest)?, how).map_err(std::io::Error::other),
             None => fs::read(path),
         }
     }
@@ -211,10 +162,7 @@ struct Observer<'t> {
 
 impl<'t> Observer<'t> {
     fn new(test: &'t Test) -> Self {
-        Self {
-            stop: test.stop.as_ref(),
-            seen: 0,
-        }
+        Self { stop: test.stop.as_ref(), seen: 0 }
     }
 }
 
@@ -241,8 +189,9 @@ fn cannot_boot(boot: Boot) -> Option<String> {
     match boot {
         Boot::Pvh => None,
         Boot::IsoBios | Boot::IsoBiosModules => missing("/usr/lib/grub/i386-pc", "grub-pc-bin"),
-        Boot::IsoUefi => missing(qemu::OVMF, "ovmf")
-            .or_else(|| missing("/usr/lib/grub/x86_64-efi", "grub-efi-amd64-bin")),
+        Boot::IsoUefi => {
+            missing(qemu::OVMF, "ovmf").or_else(|| missing("/usr/lib/grub/x86_64-efi", "grub-efi-amd64-bin"))
+        }
     }
 }
 

@@ -18,11 +18,40 @@ pub struct Test {
     /// What it says.
     pub spec: Spec,
     /// Lines that must appear, each matched by one of the console's.
-    pub lines: Vec<Regex>,
+    pub lines: Vec<Pattern>,
     /// Lines that must not.
-    pub never: Vec<Regex>,
+    pub never: Vec<Pattern>,
     /// The line that, seen so many times, ends the run.
     pub stop: Option<(Regex, usize)>,
+}
+
+/// A regular expression in which `{name}` stands for the ids that the domain of that name had.
+#[derive(Clone, Debug)]
+pub struct Pattern {
+    /// As it is written.
+    pub text: String,
+}
+
+impl Pattern {
+    /// Checks that it can be compiled.
+    fn new(text: &str, names: &[&str]) -> Result<Self> {
+        let pattern = Self { text: text.to_owned() };
+        pattern.regex(&names.iter().map(|name| (*name, vec![0])).collect::<Vec<_>>())?;
+        Ok(pattern)
+    }
+
+    /// The expression for domains of these names and ids.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn regex(&self, domains: &[(&str, Vec<u16>)]) -> Result<Regex> {
+        let mut text = self.text.clone();
+        for (name, ids) in domains {
+            let ids: Vec<String> = ids.iter().map(u16::to_string).collect();
+            text = text.replace(&format!("{{{name}}}"), &format!("(?:{})", ids.join("|")));
+        }
+        Regex::new(&text).with_context(|| format!("/{}/", self.text))
+    }
 }
 
 /// The contents of a `test.toml`.
@@ -43,6 +72,9 @@ pub struct Spec {
     /// Hypervisor options of each variant; most tests have one.
     #[serde(default = "no_options")]
     pub options: Vec<String>,
+    /// Kernels to try in the first domain, one run each; most tests state none.
+    #[serde(default)]
+    pub kernels: Vec<String>,
     /// Physical memory.
     #[serde(default = "host_memory")]
     pub memory: Size,
@@ -185,6 +217,8 @@ pub struct Case {
     pub boot: Boot,
     /// Hypervisor options.
     pub options: String,
+    /// The first domain's kernel, if the test tries several.
+    pub kernel: Option<String>,
 }
 
 impl Test {
@@ -194,12 +228,8 @@ impl Test {
     /// It is not there or is wrong; a wrong test is an error of the test, not of Ebb.
     pub fn load(directory: &Path) -> Result<Self> {
         let path = directory.join("test.toml");
-        let name = directory
-            .file_name()
-            .and_then(|n| n.to_str())
-            .unwrap_or_default();
-        let text =
-            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let name = directory.file_name().and_then(|n| n.to_str()).unwrap_or_default();
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         Self::parse(name, &text).with_context(|| format!("in {}", path.display()))
     }
 
@@ -215,47 +245,31 @@ impl Test {
         if spec.cpus.is_empty() || spec.boot.is_empty() || spec.options.is_empty() {
             bail!("cpus, boot and options need a value each");
         }
-        let compile = |patterns: &[String]| {
-            patterns
-                .iter()
-                .map(|p| Regex::new(p))
-                .collect::<Result<Vec<_>, _>>()
-        };
+        let domains: Vec<_> = spec.domains.iter().map(|d| d.to_domain(Path::new(""))).collect();
+        let names: Vec<&str> = domains.iter().map(|d| d.name.as_str()).collect();
+        let compile =
+            |patterns: &[String]| patterns.iter().map(|p| Pattern::new(p, &names)).collect::<Result<Vec<_>>>();
         let (lines, never) = (compile(&spec.expect.lines)?, compile(&spec.expect.never)?);
         let stop = match &spec.expect.stop {
             Some(stop) => Some((Regex::new(&stop.line)?, stop.count)),
             None => None,
         };
-        for domain in spec
-            .expect
-            .ends
-            .keys()
-            .chain(&spec.expect.short_then_complete)
-        {
-            if spec.config.is_none()
-                && !spec
-                    .domains
-                    .iter()
-                    .any(|d| d.to_domain(Path::new("")).name == *domain)
-            {
+        for domain in spec.expect.ends.keys().chain(&spec.expect.short_then_complete) {
+            if spec.config.is_none() && !spec.domains.iter().any(|d| d.to_domain(Path::new("")).name == *domain) {
                 bail!("expects something of `{domain}`, which is no domain of it");
             }
         }
-        Ok(Self {
-            name: name.to_owned(),
-            spec,
-            lines,
-            never,
-            stop,
-        })
+        Ok(Self { name: name.to_owned(), spec, lines, never, stop })
     }
 
     /// The runs it asks for.
     pub fn cases(&self, index: usize, full: bool) -> Vec<Case> {
         let spec = &self.spec;
         let more = if full { spec.full_cpus.as_slice() } else { &[] };
+        let kernels: Vec<Option<&String>> =
+            if spec.kernels.is_empty() { vec![None] } else { spec.kernels.iter().map(Some).collect() };
         let mut cases = Vec::new();
-        for options in &spec.options {
+        for (options, kernel) in spec.options.iter().flat_map(|o| kernels.iter().map(move |k| (o, *k))) {
             for &boot in &spec.boot {
                 for &cpus in spec.cpus.iter().chain(more) {
                     let mut name = self.name.clone();
@@ -265,14 +279,12 @@ impl Test {
                     if spec.options.len() > 1 && !options.is_empty() {
                         name += &format!(" {options}");
                     }
+                    if let Some(kernel) = kernel {
+                        name += &format!(" {kernel}");
+                    }
                     name += &format!(" cpus={cpus}");
-                    cases.push(Case {
-                        test: index,
-                        name,
-                        cpus,
-                        boot,
-                        options: options.clone(),
-                    });
+                    let (options, kernel) = (options.clone(), kernel.cloned());
+                    cases.push(Case { test: index, name, cpus, boot, options, kernel });
                 }
             }
         }
@@ -286,10 +298,8 @@ impl Test {
 /// `root` cannot be read.
 pub fn directories(root: &Path) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(root).with_context(|| format!("cannot read {}", root.display()))?;
-    let mut found: Vec<PathBuf> = entries
-        .filter_map(|e| Some(e.ok()?.path()))
-        .filter(|p| p.join("test.toml").is_file())
-        .collect();
+    let mut found: Vec<PathBuf> =
+        entries.filter_map(|e| Some(e.ok()?.path())).filter(|p| p.join("test.toml").is_file()).collect();
     found.sort();
     Ok(found)
 }

@@ -54,11 +54,7 @@ pub fn choose(choice: AccelChoice, deterministic: bool) -> Result<(Accel, String
 }
 
 fn nested_svm() -> Result<(), String> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open("/dev/kvm")
-        .map_err(|e| format!("/dev/kvm cannot be used ({e})"))?;
+    OpenOptions::new().read(true).write(true).open("/dev/kvm").map_err(|e| format!("/dev/kvm cannot be used ({e})"))?;
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     if !has_flag(&cpuinfo, "svm") {
         return Err("this processor offers no SVM".into());
@@ -82,16 +78,7 @@ fn has_flag(cpuinfo: &str, flag: &str) -> bool {
 fn try_machine() -> Result<(), String> {
     let failed = |what: String| format!("a trial machine with nested SVM failed ({what})");
     let mut child = Command::new(QEMU)
-        .args([
-            "-accel",
-            "kvm",
-            "-cpu",
-            "host,+svm,+npt,enforce",
-            "-machine",
-            "q35",
-            "-m",
-            "64",
-        ])
+        .args(["-accel", "kvm", "-cpu", "host,+svm,+npt,enforce", "-machine", "q35", "-m", "64"])
         .args(["-nodefaults", "-display", "none", "-S", "-qmp", "stdio"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

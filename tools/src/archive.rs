@@ -54,9 +54,7 @@ impl Archive {
                     return Ok(String::clone(member));
                 }
                 let bytes = load(path).map_err(|e| err(format!("cannot read {path}: {e}")))?;
-                let member = archive
-                    .member_name(path)
-                    .ok_or_else(|| err(format!("{path} has no usable file name")))?;
+                let member = archive.member_name(path).ok_or_else(|| err(format!("{path} has no usable file name")))?;
                 archive.images.insert(member.clone(), bytes);
                 packed.insert(path.to_owned(), member.clone());
                 Ok(member)
@@ -64,11 +62,7 @@ impl Archive {
             let mut domain = domain.clone();
             let kernel_path = std::mem::take(&mut domain.kernel);
             domain.kernel = add("kernel", &kernel_path)?;
-            domain.ramdisk = domain
-                .ramdisk
-                .as_deref()
-                .map(|path| add("ramdisk", path))
-                .transpose()?;
+            domain.ramdisk = domain.ramdisk.as_deref().map(|path| add("ramdisk", path)).transpose()?;
             if check == Check::Images {
                 archive.check_images(&domain, &kernel_path)?;
             }
@@ -81,25 +75,17 @@ impl Archive {
     fn member_name(&self, path: &str) -> Option<String> {
         let name = Path::new(path).file_name()?.to_str()?;
         let free = |name: &String| name != CONFIG_MEMBER && !self.images.contains_key(name);
-        let candidates =
-            std::iter::once(name.to_owned()).chain((2..).map(|n| format!("{n}-{name}")));
-        candidates
-            .take(1000)
-            .find(free)
-            .filter(|name| name.len() <= MEMBER_NAME_MAX)
+        let candidates = std::iter::once(name.to_owned()).chain((2..).map(|n| format!("{n}-{name}")));
+        candidates.take(1000).find(free).filter(|name| name.len() <= MEMBER_NAME_MAX)
     }
 
     fn check_images(&self, domain: &Domain, kernel_path: &str) -> Result<(), ConfigError> {
-        let info = image::check_kernel(&self.images[&domain.kernel], domain.memory).map_err(
-            |problem| ConfigError::new(&domain.name, "kernel", format!("{kernel_path} {problem}")),
-        )?;
+        let info = image::check_kernel(&self.images[&domain.kernel], domain.memory)
+            .map_err(|problem| ConfigError::new(&domain.name, "kernel", format!("{kernel_path} {problem}")))?;
         if let Some(ramdisk) = &domain.ramdisk {
             let size = self.images[ramdisk].len() as u64;
             if info.end + size > domain.memory.bytes() {
-                let problem = format!(
-                    "{ramdisk} ({size} bytes) does not fit beside the kernel in {}",
-                    domain.memory
-                );
+                let problem = format!("{ramdisk} ({size} bytes) does not fit beside the kernel in {}", domain.memory);
                 return Err(ConfigError::new(&domain.name, "ramdisk", problem));
             }
         }
@@ -129,18 +115,10 @@ impl Archive {
 ///
 /// # Errors
 /// What `out` answers.
-pub fn write_members(
-    out: impl Write,
-    config: &str,
-    images: &BTreeMap<String, Vec<u8>>,
-) -> io::Result<()> {
+pub fn write_members(out: impl Write, config: &str, images: &BTreeMap<String, Vec<u8>>) -> io::Result<()> {
     let mut builder = tar::Builder::new(out);
     let first = std::iter::once((CONFIG_MEMBER, config.as_bytes()));
-    for (name, bytes) in first.chain(
-        images
-            .iter()
-            .map(|(name, bytes)| (name.as_str(), bytes.as_slice())),
-    ) {
+    for (name, bytes) in first.chain(images.iter().map(|(name, bytes)| (name.as_str(), bytes.as_slice()))) {
         let mut header = tar::Header::new_ustar();
         header.set_path(name)?;
         header.set_size(bytes.len() as u64);
@@ -170,10 +148,7 @@ mod tests {
     }
 
     fn domain(name: &str, kernel: &str, ramdisk: Option<&str>) -> Domain {
-        Domain {
-            ramdisk: ramdisk.map(str::to_owned),
-            ..Domain::new(name, Size::mib(8), kernel)
-        }
+        Domain { ramdisk: ramdisk.map(str::to_owned), ..Domain::new(name, Size::mib(8), kernel) }
     }
 
     #[test]
@@ -185,13 +160,7 @@ mod tests {
         ];
         let archive = Archive::build(&domains, Check::Images, files).unwrap();
         let bytes = archive.to_bytes().unwrap();
-        assert_eq!(
-            bytes,
-            Archive::build(&domains, Check::Images, files)
-                .unwrap()
-                .to_bytes()
-                .unwrap()
-        );
+        assert_eq!(bytes, Archive::build(&domains, Check::Images, files).unwrap().to_bytes().unwrap());
         assert_eq!(&bytes[257..262], b"ustar");
 
         let mut reader = tar::Archive::new(bytes.as_slice());
@@ -214,30 +183,13 @@ mod tests {
     #[test]
     fn mistakes_name_domain_and_field() {
         for (d, expected) in [
-            (
-                domain("a", "/none", None),
-                "domain `a`: kernel: cannot read /none",
-            ),
-            (
-                domain("a", "/a/bad.elf", None),
-                "domain `a`: kernel: /a/bad.elf is not an ELF file",
-            ),
-            (
-                domain("a", "/a/guest.elf", Some("/none")),
-                "domain `a`: ramdisk: cannot read /none",
-            ),
-            (
-                domain("a", "/a/guest.elf", Some("/a/huge")),
-                "domain `a`: ramdisk: huge (8388608 bytes) does not fit",
-            ),
+            (domain("a", "/none", None), "domain `a`: kernel: cannot read /none"),
+            (domain("a", "/a/bad.elf", None), "domain `a`: kernel: /a/bad.elf is not an ELF file"),
+            (domain("a", "/a/guest.elf", Some("/none")), "domain `a`: ramdisk: cannot read /none"),
+            (domain("a", "/a/guest.elf", Some("/a/huge")), "domain `a`: ramdisk: huge (8388608 bytes) does not fit"),
         ] {
-            let error = Archive::build(&[d], Check::Images, files)
-                .unwrap_err()
-                .to_string();
-            assert!(
-                error.starts_with(expected),
-                "got: {error}\nwant: {expected}"
-            );
+            let error = Archive::build(&[d], Check::Images, files).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "got: {error}\nwant: {expected}");
         }
         Archive::build(&[domain("a", "/a/bad.elf", None)], Check::Nothing, files).unwrap();
     }

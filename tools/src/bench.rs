@@ -28,22 +28,13 @@ impl Row {
 #[must_use]
 pub fn rows(results: &[(u16, BenchResult)]) -> Vec<Row> {
     let last = |id: BenchId| results.iter().rev().map(|(_, r)| *r).find(|r| r.id == id.0);
-    TABLE
-        .iter()
-        .map(|bench| Row {
-            bench,
-            result: last(bench.id),
-        })
-        .collect()
+    TABLE.iter().map(|bench| Row { bench, result: last(bench.id) }).collect()
 }
 
 /// Names of the rows without a result.
 #[must_use]
 pub fn missing(rows: &[Row]) -> Vec<&'static str> {
-    rows.iter()
-        .filter(|row| row.result.is_none())
-        .map(|row| row.bench.name)
-        .collect()
+    rows.iter().filter(|row| row.result.is_none()).map(|row| row.bench.name).collect()
 }
 
 /// The table for people.
@@ -56,36 +47,17 @@ pub fn text(rows: &[Row]) -> String {
     for row in rows {
         let bench = row.bench;
         // Writing to a string cannot fail.
-        let _ = write!(
-            out,
-            "{:<46} {:>10} {:>10} ",
-            bench.name, bench.xen_tcg, bench.xen_next_rip
-        );
+        let _ = write!(out, "{:<46} {:>10} {:>10} ", bench.name, bench.xen_tcg, bench.xen_next_rip);
         let _ = match row.result {
             Some(r) => {
-                let mark = if row.meets_aim() == Some(true) {
-                    ""
-                } else {
-                    "  above the aim"
-                };
-                writeln!(
-                    out,
-                    "{:>10} {:>8} {:>10} {:>8}{mark}",
-                    r.median, bench.aim, r.min, r.samples
-                )
+                let mark = if row.meets_aim() == Some(true) { "" } else { "  above the aim" };
+                writeln!(out, "{:>10} {:>8} {:>10} {:>8}{mark}", r.median, bench.aim, r.min, r.samples)
             }
             None => writeln!(out, "{:>10} {:>8}", "-", bench.aim),
         };
     }
-    let met = rows
-        .iter()
-        .filter(|row| row.meets_aim() == Some(true))
-        .count();
-    let _ = writeln!(
-        out,
-        "{met} of {} aims reached. Xen: 4.17 in the same emulated machine.",
-        rows.len()
-    );
+    let met = rows.iter().filter(|row| row.meets_aim() == Some(true)).count();
+    let _ = writeln!(out, "{met} of {} aims reached. Xen: 4.17 in the same emulated machine.", rows.len());
     out
 }
 
@@ -113,16 +85,9 @@ pub fn json(rows: &[Row]) -> Value {
 /// # Errors
 /// What `out` answers.
 pub fn csv(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
-    writeln!(
-        out,
-        "id,name,xen_tcg,xen_next_rip,aim,samples,min,median,max"
-    )?;
+    writeln!(out, "id,name,xen_tcg,xen_next_rip,aim,samples,min,median,max")?;
     for Row { bench, result } in rows {
-        let text = |pick: fn(&BenchResult) -> u32| {
-            result
-                .as_ref()
-                .map_or_else(String::new, |r| pick(r).to_string())
-        };
+        let text = |pick: fn(&BenchResult) -> u32| result.as_ref().map_or_else(String::new, |r| pick(r).to_string());
         writeln!(
             out,
             "{},\"{}\",{},{},{},{},{},{},{}",
@@ -145,17 +110,7 @@ mod tests {
     use super::*;
 
     fn result(id: u16, median: u32) -> (u16, BenchResult) {
-        (
-            1,
-            BenchResult {
-                id,
-                unit: 0,
-                samples: 100,
-                min: median - 1,
-                median,
-                max: median + 9,
-            },
-        )
+        (1, BenchResult { id, unit: 0, samples: 100, min: median - 1, median, max: median + 9 })
     }
 
     #[test]
@@ -163,14 +118,7 @@ mod tests {
         let rows = rows(&[result(1, 400), result(1, 300), result(2, 9999)]);
         assert_eq!(rows.len(), TABLE.len());
         assert_eq!(rows[0].result.map(|r| r.median), Some(300));
-        assert_eq!(
-            (
-                rows[0].meets_aim(),
-                rows[1].meets_aim(),
-                rows[2].meets_aim()
-            ),
-            (Some(true), Some(false), None)
-        );
+        assert_eq!((rows[0].meets_aim(), rows[1].meets_aim(), rows[2].meets_aim()), (Some(true), Some(false), None));
         assert_eq!(missing(&rows).len(), TABLE.len() - 2);
         let text = text(&rows);
         assert!(text.contains("1 of 19 aims reached"), "{text}");
@@ -184,10 +132,7 @@ mod tests {
         csv(&rows, &mut out).unwrap();
         let text = String::from_utf8(out).unwrap();
         assert_eq!(text.lines().count(), TABLE.len() + 1);
-        assert!(
-            text.contains("1,\"null hypercall (xen_version)\",5474,707,350,100,299,300,309"),
-            "{text}"
-        );
+        assert!(text.contains("1,\"null hypercall (xen_version)\",5474,707,350,100,299,300,309"), "{text}");
         let value = json(&rows);
         assert_eq!(value["rows"].as_array().map(Vec::len), Some(TABLE.len()));
         assert_eq!(value["rows"][0]["median"], 300);

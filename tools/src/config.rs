@@ -68,26 +68,14 @@ pub struct ConfigError {
 
 impl ConfigError {
     /// Builds an error about `field` of `domain`.
-    pub fn new(
-        domain: impl Into<String>,
-        field: impl Into<String>,
-        problem: impl Into<String>,
-    ) -> Self {
-        Self {
-            domain: domain.into(),
-            field: field.into(),
-            problem: problem.into(),
-        }
+    pub fn new(domain: impl Into<String>, field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self { domain: domain.into(), field: field.into(), problem: problem.into() }
     }
 }
 
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "domain `{}`: {}: {}",
-            self.domain, self.field, self.problem
-        )
+        write!(f, "domain `{}`: {}: {}", self.domain, self.field, self.problem)
     }
 }
 
@@ -128,24 +116,15 @@ impl Domain {
             }
         }
         if self.maxmem < self.memory {
-            return err(
-                "maxmem",
-                format!("{} is less than memory ({})", self.maxmem, self.memory),
-            );
+            return err("maxmem", format!("{} is less than memory ({})", self.maxmem, self.memory));
         }
         if !(1..=VCPUS_MAX).contains(&self.vcpus) {
             return err("vcpus", format!("{} is not in 1..={VCPUS_MAX}", self.vcpus));
         }
         if !(1..=WEIGHT_MAX).contains(&self.weight) {
-            return err(
-                "weight",
-                format!("{} is not in 1..={WEIGHT_MAX}", self.weight),
-            );
+            return err("weight", format!("{} is not in 1..={WEIGHT_MAX}", self.weight));
         }
-        for (field, text) in [
-            ("kernel", Some(&self.kernel)),
-            ("ramdisk", self.ramdisk.as_ref()),
-        ] {
+        for (field, text) in [("kernel", Some(&self.kernel)), ("ramdisk", self.ramdisk.as_ref())] {
             if let Some(problem) = text.and_then(|text| word_problem(text)) {
                 return err(field, problem);
             }
@@ -163,17 +142,12 @@ impl Domain {
     pub fn parse_line(line: &str, place: &str) -> Result<Self, ConfigError> {
         let (head, args) = split_args(line);
         let words: Vec<&str> = head.split_whitespace().collect();
-        let name = words
-            .iter()
-            .find_map(|w| w.strip_prefix("name="))
-            .unwrap_or(place);
+        let name = words.iter().find_map(|w| w.strip_prefix("name=")).unwrap_or(place);
         let err = |field: &str, problem: String| ConfigError::new(name, field, problem);
 
         let mut fields = Fields::default();
         for word in words {
-            fields
-                .take(word)
-                .map_err(|(field, problem)| err(field, problem))?;
+            fields.take(word).map_err(|(field, problem)| err(field, problem))?;
         }
         let missing = |field: &str| err(field, "is missing".into());
         let memory = fields.memory.ok_or_else(|| missing("memory"))?;
@@ -263,10 +237,7 @@ impl Fields {
             ("on-reboot", Some(v)) => Err(format!("`{v}` is neither restart nor destroy")),
             ("privileged", Some(_)) => Err("takes no value".into()),
             (_, Some(_)) => Err("no such field".into()),
-            (_, None) => Err(
-                "expected `field=value`, `privileged`, or ` -- ` before the kernel's arguments"
-                    .into(),
-            ),
+            (_, None) => Err("expected `field=value`, `privileged`, or ` -- ` before the kernel's arguments".into()),
         };
         result.map_err(|problem| (key, problem))
     }
@@ -281,8 +252,7 @@ fn set<T>(slot: &mut Option<T>, value: Result<T, String>) -> Result<(), String> 
 }
 
 fn number(text: &str) -> Result<u32, String> {
-    text.parse()
-        .map_err(|_| format!("`{text}` is not a number"))
+    text.parse().map_err(|_| format!("`{text}` is not a number"))
 }
 
 /// Splits a line at its first word `--`.
@@ -291,8 +261,7 @@ fn split_args(line: &str) -> (&str, &str) {
     if let Some(args) = line.strip_suffix(" --") {
         return (args, "");
     }
-    line.split_once(" -- ")
-        .map_or((line, ""), |(head, args)| (head, args.trim()))
+    line.split_once(" -- ").map_or((line, ""), |(head, args)| (head, args.trim()))
 }
 
 fn name_problem(name: &str) -> Option<String> {
@@ -303,16 +272,14 @@ fn name_problem(name: &str) -> Option<String> {
         return Some(format!("`{name}` is longer than {NAME_MAX} characters"));
     }
     let allowed = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    (!name.chars().all(allowed))
-        .then(|| format!("`{name}` may hold only letters, digits, `-`, `_` and `.`"))
+    (!name.chars().all(allowed)).then(|| format!("`{name}` may hold only letters, digits, `-`, `_` and `.`"))
 }
 
 fn word_problem(text: &str) -> Option<String> {
     if text.is_empty() {
         return Some("is empty".into());
     }
-    text.contains(char::is_whitespace)
-        .then(|| format!("`{text}` contains white space"))
+    text.contains(char::is_whitespace).then(|| format!("`{text}` contains white space"))
 }
 
 /// Reads a whole `ebb.cfg`.
@@ -339,15 +306,8 @@ pub fn parse(text: &str) -> Result<Vec<Domain>, ConfigError> {
 pub fn check_all(domains: &[Domain]) -> Result<(), ConfigError> {
     for (index, domain) in domains.iter().enumerate() {
         domain.check()?;
-        if domains[..index]
-            .iter()
-            .any(|other| other.name == domain.name)
-        {
-            return Err(ConfigError::new(
-                &domain.name,
-                "name",
-                "is used by two domains",
-            ));
+        if domains[..index].iter().any(|other| other.name == domain.name) {
+            return Err(ConfigError::new(&domain.name, "name", "is used by two domains"));
         }
     }
     Ok(())
@@ -372,10 +332,7 @@ mod tests {
         assert_eq!(domain.name, "web");
         assert_eq!(domain.memory, Size::mib(64));
         assert_eq!(domain.maxmem, Size::mib(128));
-        assert_eq!(
-            (domain.vcpus, domain.weight, domain.privileged),
-            (2, 512, true)
-        );
+        assert_eq!((domain.vcpus, domain.weight, domain.privileged), (2, 512, true));
         assert_eq!(domain.ramdisk.as_deref(), Some("initrd.img"));
         assert_eq!(domain.on_reboot, OnReboot::Destroy);
         assert_eq!(domain.args, "workload=tide a=b -- c");
@@ -393,84 +350,35 @@ mod tests {
             ("memory=64M kernel=k", "domain `line 1`: name: is missing"),
             ("name=a kernel=k", "domain `a`: memory: is missing"),
             ("name=a memory=64M", "domain `a`: kernel: is missing"),
-            (
-                "name=a memory=x kernel=k",
-                "domain `a`: memory: `x` is not a size",
-            ),
-            (
-                "memory=x name=a kernel=k",
-                "domain `a`: memory: `x` is not a size",
-            ),
-            (
-                "name=a memory=64M maxmem=32M kernel=k",
-                "domain `a`: maxmem: 32M is less than memory (64M)",
-            ),
-            (
-                "name=a memory=512K kernel=k",
-                "domain `a`: memory: 512K is less than 4M",
-            ),
-            (
-                "name=a memory=5001K kernel=k",
-                "domain `a`: memory: 5001K is not a multiple of 4K",
-            ),
-            (
-                "name=a memory=8M vcpus=0 kernel=k",
-                "domain `a`: vcpus: 0 is not in 1..=64",
-            ),
-            (
-                "name=a memory=8M vcpus=two kernel=k",
-                "domain `a`: vcpus: `two` is not a number",
-            ),
-            (
-                "name=a memory=8M weight=65536 kernel=k",
-                "domain `a`: weight: 65536 is not in 1..=65535",
-            ),
-            (
-                "name=a memory=8M memory=9M kernel=k",
-                "domain `a`: memory: given twice",
-            ),
-            (
-                "name=a memory=8M kernel=k colour=red",
-                "domain `a`: colour: no such field",
-            ),
-            (
-                "name=a memory=8M kernel=k quiet",
-                "domain `a`: quiet: expected `field=value`",
-            ),
-            (
-                "name=a memory=8M kernel=k privileged=yes",
-                "domain `a`: privileged: takes no value",
-            ),
-            (
-                "name=a memory=8M kernel=k on-reboot=maybe",
-                "domain `a`: on-reboot: `maybe` is neither",
-            ),
+            ("name=a memory=x kernel=k", "domain `a`: memory: `x` is not a size"),
+            ("memory=x name=a kernel=k", "domain `a`: memory: `x` is not a size"),
+            ("name=a memory=64M maxmem=32M kernel=k", "domain `a`: maxmem: 32M is less than memory (64M)"),
+            ("name=a memory=512K kernel=k", "domain `a`: memory: 512K is less than 4M"),
+            ("name=a memory=5001K kernel=k", "domain `a`: memory: 5001K is not a multiple of 4K"),
+            ("name=a memory=8M vcpus=0 kernel=k", "domain `a`: vcpus: 0 is not in 1..=64"),
+            ("name=a memory=8M vcpus=two kernel=k", "domain `a`: vcpus: `two` is not a number"),
+            ("name=a memory=8M weight=65536 kernel=k", "domain `a`: weight: 65536 is not in 1..=65535"),
+            ("name=a memory=8M memory=9M kernel=k", "domain `a`: memory: given twice"),
+            ("name=a memory=8M kernel=k colour=red", "domain `a`: colour: no such field"),
+            ("name=a memory=8M kernel=k quiet", "domain `a`: quiet: expected `field=value`"),
+            ("name=a memory=8M kernel=k privileged=yes", "domain `a`: privileged: takes no value"),
+            ("name=a memory=8M kernel=k on-reboot=maybe", "domain `a`: on-reboot: `maybe` is neither"),
             ("name=a memory=8M kernel=", "domain `a`: kernel: is empty"),
             (
                 "name=sixteen-letters-x memory=8M kernel=k",
                 "domain `sixteen-letters-x`: name: `sixteen-letters-x` is longer",
             ),
-            (
-                "name=a/b memory=8M kernel=k",
-                "domain `a/b`: name: `a/b` may hold only",
-            ),
+            ("name=a/b memory=8M kernel=k", "domain `a/b`: name: `a/b` may hold only"),
         ] {
             let error = parse(line).unwrap_err().to_string();
-            assert!(
-                error.starts_with(expected),
-                "{line}\n got: {error}\nwant: {expected}"
-            );
+            assert!(error.starts_with(expected), "{line}\n got: {error}\nwant: {expected}");
         }
     }
 
     #[test]
     fn two_domains_of_one_name_are_refused() {
-        let error =
-            parse("name=a memory=8M kernel=k\n# comment\n\nname=a memory=8M kernel=k").unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            "domain `a`: name: is used by two domains"
-        );
+        let error = parse("name=a memory=8M kernel=k\n# comment\n\nname=a memory=8M kernel=k").unwrap_err();
+        assert_eq!(error.to_string(), "domain `a`: name: is used by two domains");
     }
 
     proptest! {

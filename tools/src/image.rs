@@ -34,20 +34,13 @@ pub fn check_kernel(file: &[u8], memory: Size) -> Result<KernelInfo, String> {
     if !file.starts_with(b"\x7fELF") {
         return Err("is not an ELF file".into());
     }
-    let image = ElfBytes::<AnyEndian>::minimal_parse(file)
-        .map_err(|e| format!("is a damaged ELF file: {e}"))?;
+    let image = ElfBytes::<AnyEndian>::minimal_parse(file).map_err(|e| format!("is a damaged ELF file: {e}"))?;
     if !matches!(image.ehdr.e_machine, EM_386 | EM_X86_64) {
-        return Err(format!(
-            "is for another processor (ELF machine {})",
-            image.ehdr.e_machine
-        ));
+        return Err(format!("is for another processor (ELF machine {})", image.ehdr.e_machine));
     }
     let segments = image.segments().ok_or("has no program headers")?;
     let mut ranges = Vec::new();
-    for header in segments
-        .iter()
-        .filter(|h| h.p_type == PT_LOAD && h.p_memsz > 0)
-    {
+    for header in segments.iter().filter(|h| h.p_type == PT_LOAD && h.p_memsz > 0) {
         ranges.push(load_range(&header, file.len())?);
     }
     ranges.sort_unstable();
@@ -56,24 +49,14 @@ pub fn check_kernel(file: &[u8], memory: Size) -> Result<KernelInfo, String> {
     };
     let (start, end) = (first.0, last.1);
     if let Some(pair) = ranges.windows(2).find(|pair| pair[1].0 < pair[0].1) {
-        return Err(format!(
-            "has overlapping segments at {:#x} and {:#x}",
-            pair[0].0, pair[1].0
-        ));
+        return Err(format!("has overlapping segments at {:#x} and {:#x}", pair[0].0, pair[1].0));
     }
     if end > memory.bytes() {
-        return Err(format!(
-            "reaches to {end:#x}, beyond the domain's {memory} of memory"
-        ));
+        return Err(format!("reaches to {end:#x}, beyond the domain's {memory} of memory"));
     }
     let entry = pvh_entry(&image)?.ok_or("has no PVH entry point (ELF note 18 of owner Xen)")?;
-    if !ranges
-        .iter()
-        .any(|range| (range.0..range.1).contains(&u64::from(entry)))
-    {
-        return Err(format!(
-            "has its PVH entry point at {entry:#x}, outside every segment"
-        ));
+    if !ranges.iter().any(|range| (range.0..range.1).contains(&u64::from(entry))) {
+        return Err(format!("has its PVH entry point at {entry:#x}, outside every segment"));
     }
     Ok(KernelInfo { entry, start, end })
 }
@@ -81,22 +64,12 @@ pub fn check_kernel(file: &[u8], memory: Size) -> Result<KernelInfo, String> {
 fn load_range(header: &ProgramHeader, file_len: usize) -> Result<(u64, u64), String> {
     let at = header.p_paddr;
     if header.p_filesz > header.p_memsz {
-        return Err(format!(
-            "has a segment at {at:#x} that is larger in the file than in memory"
-        ));
+        return Err(format!("has a segment at {at:#x} that is larger in the file than in memory"));
     }
-    if header
-        .p_offset
-        .checked_add(header.p_filesz)
-        .is_none_or(|end| end > file_len as u64)
-    {
-        return Err(format!(
-            "is truncated: its segment at {at:#x} ends beyond the file"
-        ));
+    if header.p_offset.checked_add(header.p_filesz).is_none_or(|end| end > file_len as u64) {
+        return Err(format!("is truncated: its segment at {at:#x} ends beyond the file"));
     }
-    let end = at
-        .checked_add(header.p_memsz)
-        .ok_or_else(|| format!("has a segment at {at:#x} that wraps around"))?;
+    let end = at.checked_add(header.p_memsz).ok_or_else(|| format!("has a segment at {at:#x} that wraps around"))?;
     Ok((at, end))
 }
 
@@ -105,21 +78,14 @@ fn pvh_entry(image: &ElfBytes<'_, AnyEndian>) -> Result<Option<u32>, String> {
         return Ok(None);
     };
     for header in segments.iter().filter(|h| h.p_type == PT_NOTE) {
-        let notes = image
-            .segment_data_as_notes(&header)
-            .map_err(|e| format!("has damaged ELF notes: {e}"))?;
+        let notes = image.segment_data_as_notes(&header).map_err(|e| format!("has damaged ELF notes: {e}"))?;
         for note in notes {
             if let Note::Unknown(note) = note
                 && note.n_type == XEN_ELFNOTE_PHYS32_ENTRY
                 && note.name_str().is_ok_and(|name| name == "Xen")
             {
-                let word = note
-                    .desc
-                    .get(..4)
-                    .ok_or("has a PVH note without an address")?;
-                return Ok(Some(u32::from_le_bytes([
-                    word[0], word[1], word[2], word[3],
-                ])));
+                let word = note.desc.get(..4).ok_or("has a PVH note without an address")?;
+                return Ok(Some(u32::from_le_bytes([word[0], word[1], word[2], word[3]])));
             }
         }
     }
@@ -171,11 +137,7 @@ pub(crate) mod tests {
     #[test]
     fn a_pvh_kernel_is_accepted() {
         let file = elf64(&[(0x10_0000, 0x1000), (0x20_0000, 0x8000)], Some(0x10_0010));
-        let expected = KernelInfo {
-            entry: 0x10_0010,
-            start: 0x10_0000,
-            end: 0x20_8000,
-        };
+        let expected = KernelInfo { entry: 0x10_0010, start: 0x10_0000, end: 0x20_8000 };
         assert_eq!(check_kernel(&file, MEMORY), Ok(expected));
     }
 
@@ -194,26 +156,11 @@ pub(crate) mod tests {
             (foreign, "is for another processor"),
             (truncated, "is truncated"),
             (elf64(&[], Some(0)), "loads nothing"),
-            (
-                elf64(&[(0x10_0000, 0x1000)], None),
-                "has no PVH entry point",
-            ),
-            (
-                elf64(&[(0x10_0000, 0x1000)], Some(0x1000)),
-                "has its PVH entry point at 0x1000",
-            ),
-            (
-                elf64(&[(0x10_0000, 0x1000), (0x10_0800, 0x1000)], Some(0x10_0000)),
-                "has overlapping segments",
-            ),
-            (
-                elf64(&[(0x10_0000, 0x4000_0000)], Some(0x10_0000)),
-                "reaches to 0x40100000",
-            ),
-            (
-                elf64(&[(u64::MAX - 0xff, 0x1000)], Some(0x10_0000)),
-                "has a segment at 0xffffffffffffff00 that wraps",
-            ),
+            (elf64(&[(0x10_0000, 0x1000)], None), "has no PVH entry point"),
+            (elf64(&[(0x10_0000, 0x1000)], Some(0x1000)), "has its PVH entry point at 0x1000"),
+            (elf64(&[(0x10_0000, 0x1000), (0x10_0800, 0x1000)], Some(0x10_0000)), "has overlapping segments"),
+            (elf64(&[(0x10_0000, 0x4000_0000)], Some(0x10_0000)), "reaches to 0x40100000"),
+            (elf64(&[(u64::MAX - 0xff, 0x1000)], Some(0x10_0000)), "has a segment at 0xffffffffffffff00 that wraps"),
         ] {
             let error = check_kernel(&file, MEMORY).unwrap_err();
             assert!(error.starts_with(reason), "got: {error}\nwant: {reason}");

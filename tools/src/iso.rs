@@ -46,10 +46,7 @@ pub fn build(
             }
         }
     }
-    fs::write(
-        boot.join("grub/grub.cfg"),
-        grub_cfg(&archive.domains, modules, options, menu_seconds)?,
-    )?;
+    fs::write(boot.join("grub/grub.cfg"), grub_cfg(&archive.domains, modules, options, menu_seconds)?)?;
     if let Some(parent) = output.parent() {
         fs::create_dir_all(parent)?;
     }
@@ -58,26 +55,19 @@ pub fn build(
         .arg(output)
         .arg(staging.path())
         .output()
-        .context("cannot start grub-mkrescue (Debian: grub-common, grub-pc-bin, grub-efi-amd64-bin, xorriso, mtools)")?;
+        .context(
+            "cannot start grub-mkrescue (Debian: grub-common, grub-pc-bin, grub-efi-amd64-bin, xorriso, mtools)",
+        )?;
     if !result.status.success() {
-        bail!(
-            "grub-mkrescue failed:\n{}",
-            String::from_utf8_lossy(&result.stderr)
-        );
+        bail!("grub-mkrescue failed:\n{}", String::from_utf8_lossy(&result.stderr));
     }
     Ok(())
 }
 
 /// GRUB's menu.
-fn grub_cfg(
-    domains: &[Domain],
-    modules: Modules,
-    options: &str,
-    menu_seconds: u32,
-) -> Result<String> {
-    let mut text = format!(
-        "set timeout={menu_seconds}\nset timeout_style=countdown\ninsmod all_video\nmenuentry 'Ebb' {{\n"
-    );
+fn grub_cfg(domains: &[Domain], modules: Modules, options: &str, menu_seconds: u32) -> Result<String> {
+    let mut text =
+        format!("set timeout={menu_seconds}\nset timeout_style=countdown\ninsmod all_video\nmenuentry 'Ebb' {{\n");
     text += &format!("  multiboot2 /boot/ebb-hypervisor {}\n", words(options)?);
     match modules {
         Modules::Archive if domains.is_empty() => {}
@@ -91,10 +81,7 @@ fn grub_cfg(
                 );
                 if let Some(ramdisk) = &domain.ramdisk {
                     let path = word(&format!("/boot/{ramdisk}"))?;
-                    text += &format!(
-                        "  module2 {path} {}\n",
-                        word(&format!("ramdisk-for={}", domain.name))?
-                    );
+                    text += &format!("  module2 {path} {}\n", word(&format!("ramdisk-for={}", domain.name))?);
                 }
             }
         }
@@ -104,10 +91,7 @@ fn grub_cfg(
 }
 
 fn words(text: &str) -> Result<String> {
-    text.split_whitespace()
-        .map(word)
-        .collect::<Result<Vec<_>>>()
-        .map(|words| words.join(" "))
+    text.split_whitespace().map(word).collect::<Result<Vec<_>>>().map(|words| words.join(" "))
 }
 
 /// A word between single quotes, in which GRUB changes nothing. When it puts the command line
@@ -144,10 +128,6 @@ mod tests {
         for options in ["a\\b", "it's", "say=\"x\""] {
             assert!(grub_cfg(&[], Modules::Archive, options, 0).is_err());
         }
-        assert!(
-            !grub_cfg(&[], Modules::Archive, "x", 0)
-                .unwrap()
-                .contains("module2")
-        );
+        assert!(!grub_cfg(&[], Modules::Archive, "x", 0).unwrap().contains("module2"));
     }
 }

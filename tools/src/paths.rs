@@ -27,10 +27,7 @@ pub fn guest(given: Option<&Path>) -> Result<PathBuf> {
 }
 
 fn find(given: Option<&Path>, variable: &str, name: &str) -> Result<PathBuf> {
-    if let Some(path) = given
-        .map(Path::to_owned)
-        .or_else(|| env::var_os(variable).map(PathBuf::from))
-    {
+    if let Some(path) = given.map(Path::to_owned).or_else(|| env::var_os(variable).map(PathBuf::from)) {
         if path.is_file() {
             return Ok(path);
         }

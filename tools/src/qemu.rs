@@ -82,64 +82,25 @@ impl Machine {
     pub fn arguments(&self) -> Vec<String> {
         let mut args: Vec<String> = Vec::new();
         let mut push = |list: &[&str]| args.extend(list.iter().map(|s| (*s).to_owned()));
-        push(&[
-            "-machine",
-            "q35",
-            "-nodefaults",
-            "-no-user-config",
-            "-display",
-            "none",
-            "-no-reboot",
-            "-qmp",
-            "stdio",
-        ]);
-        push(&[
-            "-smp",
-            &self.cpus.to_string(),
-            "-m",
-            &self.memory.to_mib().to_string(),
-        ]);
+        push(&["-machine", "q35", "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-qmp", "stdio"]);
+        push(&["-smp", &self.cpus.to_string(), "-m", &self.memory.to_mib().to_string()]);
         let model = self.cpu_model.as_deref();
         match self.accel {
             Accel::Kvm => push(&["-accel", "kvm", "-cpu", model.unwrap_or("host")]),
             Accel::Tcg => push(&["-accel", "tcg", "-cpu", model.unwrap_or("EPYC")]),
         }
         if self.deterministic {
-            push(&[
-                "-icount",
-                "shift=0,sleep=off",
-                "-rtc",
-                "base=2026-01-01,clock=vm",
-            ]);
+            push(&["-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01,clock=vm"]);
         }
-        push(&[
-            "-device",
-            &format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT:#x},iosize=0x4"),
-        ]);
+        push(&["-device", &format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT:#x},iosize=0x4")]);
         for (id, path) in [("console", &self.console), ("trace", &self.trace)] {
             // A comma in a path is written twice in QEMU's option syntax.
             let path = path.to_string_lossy().replace(',', ",,");
-            push(&[
-                "-chardev",
-                &format!("file,id={id},path={path}"),
-                "-serial",
-                &format!("chardev:{id}"),
-            ]);
+            push(&["-chardev", &format!("file,id={id},path={path}"), "-serial", &format!("chardev:{id}")]);
         }
         match &self.boot {
-            Boot::Pvh {
-                hypervisor,
-                archive,
-                options,
-            } => {
-                push(&[
-                    "-vga",
-                    "none",
-                    "-kernel",
-                    &hypervisor.to_string_lossy(),
-                    "-append",
-                    options,
-                ]);
+            Boot::Pvh { hypervisor, archive, options } => {
+                push(&["-vga", "none", "-kernel", &hypervisor.to_string_lossy(), "-append", options]);
                 if let Some(archive) = archive {
                     push(&["-initrd", &archive.to_string_lossy()]);
                 }
@@ -148,10 +109,7 @@ impl Machine {
                 push(&["-vga", "std", "-boot", "d"]);
                 push(&[
                     "-drive",
-                    &format!(
-                        "file={},media=cdrom,readonly=on",
-                        path.to_string_lossy().replace(',', ",,")
-                    ),
+                    &format!("file={},media=cdrom,readonly=on", path.to_string_lossy().replace(',', ",,")),
                 ]);
                 if *firmware == Firmware::Uefi {
                     push(&["-bios", OVMF]);
@@ -205,9 +163,7 @@ impl Running {
     /// Ends the machine now and waits for it: asks QEMU to quit, and kills it if it does not.
     pub fn stop(&mut self) {
         if let Some(mut control) = self.control.take()
-            && control
-                .write_all(b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"quit\"}\n")
-                .is_ok()
+            && control.write_all(b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"quit\"}\n").is_ok()
         {
             let deadline = Instant::now() + QUIT_TIME;
             while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {
@@ -300,10 +256,7 @@ mod tests {
         assert_eq!(of(35), MachineEnd::Status(Status::DOMAIN_CRASHED));
         assert_eq!(of(37), MachineEnd::Status(Status::PANIC));
         assert_eq!(of(39), MachineEnd::Status(Status::CANNOT_START));
-        assert_eq!(
-            MachineEnd::of(ExitStatus::from_raw(9)),
-            MachineEnd::Failed(None)
-        );
+        assert_eq!(MachineEnd::of(ExitStatus::from_raw(9)), MachineEnd::Failed(None));
     }
 
     #[test]
@@ -314,22 +267,14 @@ mod tests {
             accel: Accel::Tcg,
             cpu_model: None,
             deterministic: true,
-            boot: Boot::Pvh {
-                hypervisor: "h".into(),
-                archive: Some("a,b".into()),
-                options: "console=com1".into(),
-            },
+            boot: Boot::Pvh { hypervisor: "h".into(), archive: Some("a,b".into()), options: "console=com1".into() },
             console: "c,d".into(),
             trace: "t".into(),
             messages: "m".into(),
             extra: vec!["-S".into()],
         };
         let args = machine.arguments();
-        let after = |flag: &str| {
-            args.iter()
-                .position(|a| a == flag)
-                .map(|i| args[i + 1].as_str())
-        };
+        let after = |flag: &str| args.iter().position(|a| a == flag).map(|i| args[i + 1].as_str());
         assert_eq!(after("-icount"), Some("shift=0,sleep=off"));
         assert_eq!(after("-rtc"), Some("base=2026-01-01,clock=vm"));
         assert_eq!(after("-initrd"), Some("a,b"));

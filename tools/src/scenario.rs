@@ -50,11 +50,7 @@ pub struct Host {
 
 impl Default for Host {
     fn default() -> Self {
-        Self {
-            cpus: 2,
-            memory: Size::mib(256),
-            options: String::new(),
-        }
+        Self { cpus: 2, memory: Size::mib(256), options: String::new() }
     }
 }
 
@@ -88,6 +84,12 @@ fn weight_default() -> u32 {
 }
 
 impl DomainToml {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
     /// The domain, its paths starting at `base`.
     #[must_use]
     pub fn to_domain(&self, base: &Path) -> Domain {
@@ -99,10 +101,7 @@ impl DomainToml {
             vcpus: self.vcpus,
             weight: self.weight,
             privileged: self.privileged,
-            kernel: self
-                .kernel
-                .as_ref()
-                .map_or_else(|| BUILT_IN_GUEST.to_owned(), image),
+            kernel: self.kernel.as_ref().map_or_else(|| BUILT_IN_GUEST.to_owned(), image),
             ramdisk: self.ramdisk.as_ref().map(image),
             on_reboot: self.on_reboot,
             args: self.args.trim().to_owned(),
@@ -116,8 +115,7 @@ impl Scenario {
     /// # Errors
     /// The file cannot be read, or the first mistake in it.
     pub fn load(path: &Path) -> Result<Self> {
-        let text =
-            fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         let base = path.parent().unwrap_or(Path::new("")).to_owned();
         Self::parse(&text, base).with_context(|| format!("in {}", path.display()))
     }
@@ -150,10 +148,7 @@ impl Scenario {
     /// The domains, their images as paths on this host or [`BUILT_IN_GUEST`].
     #[must_use]
     pub fn domains(&self) -> Vec<Domain> {
-        self.domains
-            .iter()
-            .map(|d| d.to_domain(&self.base))
-            .collect()
+        self.domains.iter().map(|d| d.to_domain(&self.base)).collect()
     }
 
     /// Checks that the domains can start together in `host_memory`.
@@ -192,8 +187,7 @@ fn locate(text: &str, error: &toml::de::Error) -> anyhow::Error {
         0 => "host".to_owned(),
         nth => format!(
             "domain {}",
-            name_near(text, before.rfind("[[domain]]").unwrap_or(0))
-                .unwrap_or(format!("number {nth}"))
+            name_near(text, before.rfind("[[domain]]").unwrap_or(0)).unwrap_or(format!("number {nth}"))
         ),
     };
     anyhow::anyhow!("{place}: {} (line {line})", error.message())
@@ -204,11 +198,7 @@ fn name_near(text: &str, start: usize) -> Option<String> {
     let table = &text[start..];
     let end = table[2..].find("\n[").map_or(table.len(), |i| i + 2);
     table[..end].lines().find_map(|line| {
-        let value = line
-            .trim()
-            .strip_prefix("name")?
-            .trim_start()
-            .strip_prefix('=')?;
+        let value = line.trim().strip_prefix("name")?.trim_start().strip_prefix('=')?;
         Some(format!("`{}`", value.trim().trim_matches(['"', '\''])))
     })
 }
@@ -228,16 +218,12 @@ mod tests {
         assert!(domains.len() >= 3);
         scenario.check_fits(scenario.host.memory).unwrap();
         let wish: u64 = domains.iter().map(|d| d.maxmem.bytes()).sum();
-        assert!(
-            wish > scenario.host.memory.bytes(),
-            "the wishes must exceed the host"
-        );
+        assert!(wish > scenario.host.memory.bytes(), "the wishes must exceed the host");
     }
 
     #[test]
     fn paths_start_at_the_file() {
-        let scenario =
-            parse("[[domain]]\nname='a'\nmemory='8M'\nkernel='k.elf'\nramdisk='/r'").unwrap();
+        let scenario = parse("[[domain]]\nname='a'\nmemory='8M'\nkernel='k.elf'\nramdisk='/r'").unwrap();
         let domain = &scenario.domains()[0];
         assert_eq!(domain.kernel, "/s/k.elf");
         assert_eq!(domain.ramdisk.as_deref(), Some("/r"));
@@ -246,53 +232,28 @@ mod tests {
     #[test]
     fn mistakes_name_domain_and_field() {
         for (text, expected) in [
-            (
-                "[[domain]]\nname='a'\nmemory='8M'\ncolour='red'",
-                "domain `a`: unknown field `colour`",
-            ),
-            (
-                "[[domain]]\nname='a'\nmemory='8Q'",
-                "domain `a`: `8Q` is not a size",
-            ),
+            ("[[domain]]\nname='a'\nmemory='8M'\ncolour='red'", "domain `a`: unknown field `colour`"),
+            ("[[domain]]\nname='a'\nmemory='8Q'", "domain `a`: `8Q` is not a size"),
             ("[[domain]]\nname='a'", "domain `a`: missing field `memory`"),
-            (
-                "[[domain]]\nmemory=8",
-                "domain number 1: missing field `name`",
-            ),
-            (
-                "[[domain]]\nname='a'\nmemory=8\nvcpus=0",
-                "domain `a`: vcpus: 0 is not in",
-            ),
-            (
-                "[[domain]]\nname='a'\nmemory=8\nmaxmem=4",
-                "domain `a`: maxmem: 4M is less",
-            ),
+            ("[[domain]]\nmemory=8", "domain number 1: missing field `name`"),
+            ("[[domain]]\nname='a'\nmemory=8\nvcpus=0", "domain `a`: vcpus: 0 is not in"),
+            ("[[domain]]\nname='a'\nmemory=8\nmaxmem=4", "domain `a`: maxmem: 4M is less"),
             ("[host]\ncpus=0", "host: cpus: 0 is not in"),
             ("[host]\nmemory=-1", "host: `-1` is not a size"),
             ("[host]\nsockets=1", "host: unknown field `sockets`"),
         ] {
             let error = parse(text).unwrap_err().to_string();
-            assert!(
-                error.starts_with(expected),
-                "{text}\n got: {error}\nwant: {expected}"
-            );
+            assert!(error.starts_with(expected), "{text}\n got: {error}\nwant: {expected}");
         }
     }
 
     #[test]
     fn domains_that_cannot_start_together_are_refused() {
-        let scenario = parse(
-            "[host]\nmemory='64M'\n[[domain]]\nname='a'\nmemory='32M'\n[[domain]]\nname='b'\nmemory='32M'",
-        )
-        .unwrap();
-        let error = scenario
-            .check_fits(scenario.host.memory)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.starts_with("domain `b`: memory: 32M does not fit"),
-            "{error}"
-        );
+        let scenario =
+            parse("[host]\nmemory='64M'\n[[domain]]\nname='a'\nmemory='32M'\n[[domain]]\nname='b'\nmemory='32M'")
+                .unwrap();
+        let error = scenario.check_fits(scenario.host.memory).unwrap_err().to_string();
+        assert!(error.starts_with("domain `b`: memory: 32M does not fit"), "{error}");
         scenario.check_fits(Size::mib(128)).unwrap();
     }
 }

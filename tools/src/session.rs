@@ -56,9 +56,7 @@ pub fn run(
     interrupted: &dyn Fn() -> bool,
 ) -> Result<Session> {
     let begun = Instant::now();
-    let mut running = machine
-        .start()
-        .context("cannot start QEMU (qemu-system-x86_64)")?;
+    let mut running = machine.start().context("cannot start QEMU (qemu-system-x86_64)")?;
     let mut watch = Watch::open(machine)?;
     let end = loop {
         let ended = running.poll()?;
@@ -119,8 +117,7 @@ impl Watch {
         }
         let trace = self.trace_tail.read()?;
         let model = &mut self.model;
-        self.stream
-            .push(&trace, |header, record| model.apply(header, record));
+        self.stream.push(&trace, |header, record| model.apply(header, record));
         Ok(!console.is_empty() || !trace.is_empty())
     }
 
@@ -164,11 +161,8 @@ impl Files {
     /// # Errors
     /// It cannot be made.
     pub fn create(directory: &Path) -> Result<Self> {
-        fs::create_dir_all(directory)
-            .with_context(|| format!("cannot create {}", directory.display()))?;
-        Ok(Self {
-            directory: directory.to_owned(),
-        })
+        fs::create_dir_all(directory).with_context(|| format!("cannot create {}", directory.display()))?;
+        Ok(Self { directory: directory.to_owned() })
     }
 
     /// A file in the directory.

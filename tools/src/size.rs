@@ -50,16 +50,12 @@ impl FromStr for Size {
             Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
             _ => (text, 20),
         };
-        let bad =
-            || format!("`{text}` is not a size; write for instance 64M, 1G, 512K or 64 (MiB)");
+        let bad = || format!("`{text}` is not a size; write for instance 64M, 1G, 512K or 64 (MiB)");
         if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
             return Err(bad());
         }
         let number: u64 = digits.parse().map_err(|_| bad())?;
-        number
-            .checked_mul(1 << shift)
-            .map(Self)
-            .ok_or_else(|| format!("`{text}` is more memory than can be addressed"))
+        number.checked_mul(1 << shift).map(Self).ok_or_else(|| format!("`{text}` is more memory than can be addressed"))
     }
 }
 
@@ -104,31 +100,16 @@ mod tests {
 
     #[test]
     fn reads_what_people_write() {
-        for (text, bytes) in [
-            ("64", 64 << 20),
-            ("64M", 64 << 20),
-            ("64m", 64 << 20),
-            ("1G", 1 << 30),
-            ("8K", 8192),
-            ("0", 0),
-        ] {
+        for (text, bytes) in
+            [("64", 64 << 20), ("64M", 64 << 20), ("64m", 64 << 20), ("1G", 1 << 30), ("8K", 8192), ("0", 0)]
+        {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
         }
     }
 
     #[test]
     fn refuses_the_rest() {
-        for text in [
-            "",
-            "M",
-            "-1",
-            "+1M",
-            "1.5G",
-            "64MB",
-            "64 M",
-            "99999999999999999999",
-            "18446744073709551615G",
-        ] {
+        for text in ["", "M", "-1", "+1M", "1.5G", "64MB", "64 M", "99999999999999999999", "18446744073709551615G"] {
             assert!(text.parse::<Size>().is_err(), "{text}");
         }
     }

@@ -19,9 +19,7 @@ impl Tail {
     /// # Errors
     /// It cannot be opened.
     pub fn open(path: &Path) -> io::Result<Self> {
-        Ok(Self {
-            file: File::open(path)?,
-        })
+        Ok(Self { file: File::open(path)? })
     }
 
     /// What has come since the last call, at most a MiB; empty when nothing has.
@@ -89,12 +87,7 @@ impl Lines {
             c if c.is_control() => '\u{fffd}',
             c => c,
         };
-        (!bytes.is_empty()).then(|| {
-            String::from_utf8_lossy(&bytes)
-                .chars()
-                .map(visible)
-                .collect()
-        })
+        (!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).chars().map(visible).collect())
     }
 }
 
@@ -119,10 +112,7 @@ mod tests {
     fn a_line_without_end_is_cut() {
         let mut lines = Lines::default();
         let out = lines.push(&vec![b'a'; Lines::LONGEST * 2 + 1]);
-        assert_eq!(
-            out.iter().map(String::len).collect::<Vec<_>>(),
-            [Lines::LONGEST, Lines::LONGEST]
-        );
+        assert_eq!(out.iter().map(String::len).collect::<Vec<_>>(), [Lines::LONGEST, Lines::LONGEST]);
     }
 
     #[test]

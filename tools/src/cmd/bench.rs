@@ -48,9 +48,7 @@ impl Bench {
     pub fn run(&self) -> Result<ExitCode> {
         let files = Files::create(&self.out)?;
         let machine = self.machine(&files)?;
-        eprintln!(
-            "Measuring in instructions (TCG, -icount shift=0); this takes a few minutes at most."
-        );
+        eprintln!("Measuring in instructions (TCG, -icount shift=0); this takes a few minutes at most.");
         let timeout = Duration::from_secs(self.timeout);
         let session = session::run(&machine, Some(timeout), &mut Silent, &|| false)?;
         let rows = bench::rows(&session.model.benches);
@@ -78,8 +76,7 @@ impl Bench {
         let scenario = Scenario::parse(SCENARIO, PathBuf::new())?;
         let archive = self.programs.pack(&scenario.domains(), Check::Images)?;
         let path = files.path("bench.tar");
-        fs::write(&path, archive.to_bytes()?)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        fs::write(&path, archive.to_bytes()?).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Machine {
             cpus: scenario.host.cpus,
             memory: scenario.host.memory,

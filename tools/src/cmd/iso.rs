@@ -50,18 +50,8 @@ impl Iso {
         };
         let archive = self.programs.pack(&domains, Check::Images)?;
         let hypervisor = paths::hypervisor(self.programs.hypervisor.as_deref())?;
-        iso::build(
-            &self.output,
-            &hypervisor,
-            &archive,
-            self.modules,
-            &self.options,
-            self.menu_seconds,
-        )?;
-        println!(
-            "{}: boots by BIOS and UEFI; docs/running.md says how to put it on a stick",
-            self.output.display()
-        );
+        iso::build(&self.output, &hypervisor, &archive, self.modules, &self.options, self.menu_seconds)?;
+        println!("{}: boots by BIOS and UEFI; docs/running.md says how to put it on a stick", self.output.display());
         Ok(ExitCode::SUCCESS)
     }
 }

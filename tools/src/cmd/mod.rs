@@ -44,11 +44,7 @@ impl Programs {
             PathBuf::new()
         };
         let read = |path: &str| {
-            if path == BUILT_IN_GUEST {
-                fs::read(&guest)
-            } else {
-                fs::read(path)
-            }
+            if path == BUILT_IN_GUEST { fs::read(&guest) } else { fs::read(path) }
         };
         Ok(Archive::build(domains, check, read)?)
     }
@@ -62,8 +58,7 @@ pub fn read_domains(path: &Path) -> Result<Vec<Domain>> {
     if path.extension().is_some_and(|e| e == "toml") {
         return Ok(Scenario::load(path)?.domains());
     }
-    let text =
-        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut domains = config::parse(&text).with_context(|| format!("in {}", path.display()))?;
     let base = path.parent().unwrap_or(Path::new(""));
     let resolve = |image: &str| base.join(image).to_string_lossy().into_owned();
@@ -93,16 +88,11 @@ const WATCHED: [Kind; 8] = [
 #[must_use]
 pub fn watched_options(more: &[&str], deterministic: bool) -> String {
     let mask = WATCHED.iter().fold(0, |mask, kind| mask | kind.mask());
-    let mut options =
-        format!("console=com1 trace=com2 trace-mask={mask:#x} debug-exit={DEBUG_EXIT_PORT:#x}");
+    let mut options = format!("console=com1 trace=com2 trace-mask={mask:#x} debug-exit={DEBUG_EXIT_PORT:#x}");
     if deterministic {
         options += " deterministic";
     }
-    for part in more
-        .iter()
-        .map(|part| part.trim())
-        .filter(|part| !part.is_empty())
-    {
+    for part in more.iter().map(|part| part.trim()).filter(|part| !part.is_empty()) {
         options += " ";
         options += part;
     }
@@ -156,11 +146,7 @@ mod tests {
     fn a_domain_list_is_read_beside_its_images() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ebb.cfg");
-        fs::write(
-            &path,
-            "name=a memory=8M kernel=k\nname=b memory=8M kernel=ebb-guest\n",
-        )
-        .unwrap();
+        fs::write(&path, "name=a memory=8M kernel=k\nname=b memory=8M kernel=ebb-guest\n").unwrap();
         let domains = read_domains(&path).unwrap();
         assert_eq!(Path::new(&domains[0].kernel), dir.path().join("k"));
         assert_eq!(domains[1].kernel, BUILT_IN_GUEST);

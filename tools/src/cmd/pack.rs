@@ -34,15 +34,10 @@ impl Pack {
     /// The first domain and field that are wrong, or the archive cannot be written.
     pub fn run(&self) -> Result<ExitCode> {
         let domains = read_domains(&self.input)?;
-        let check = if self.no_check {
-            Check::Nothing
-        } else {
-            Check::Images
-        };
+        let check = if self.no_check { Check::Nothing } else { Check::Images };
         let archive = self.programs.pack(&domains, check)?;
         let bytes = archive.to_bytes()?;
-        std::fs::write(&self.output, &bytes)
-            .with_context(|| format!("cannot write {}", self.output.display()))?;
+        std::fs::write(&self.output, &bytes).with_context(|| format!("cannot write {}", self.output.display()))?;
         println!(
             "{}: {} domains, {} images, {} bytes",
             self.output.display(),

@@ -98,18 +98,13 @@ impl Run {
             Some(path) => Scenario::load(path)?,
             None => Scenario::built_in()?,
         };
-        let (accel, why) = accel::choose(self.machine.accel, self.machine.deterministic)
-            .map_err(|why| anyhow!("no KVM: {why}"))?;
+        let (accel, why) =
+            accel::choose(self.machine.accel, self.machine.deterministic).map_err(|why| anyhow!("no KVM: {why}"))?;
         let boot = match &self.iso {
-            Some(path) => Boot::Iso {
-                path: path.clone(),
-                firmware: self.firmware,
-            },
+            Some(path) => Boot::Iso { path: path.clone(), firmware: self.firmware },
             None => self.boot_scenario(&scenario, &files)?,
         };
-        let machine = self
-            .machine
-            .build(&files, accel, boot, &scenario, self.qemu.clone());
+        let machine = self.machine.build(&files, accel, boot, &scenario, self.qemu.clone());
         let title = format!("Ebb on {} CPUs, {}, {why}", machine.cpus, machine.memory);
         eprintln!("{title}");
         let session = watch(&machine, &title, self.machine.timeout, self.plain)?;
@@ -120,8 +115,7 @@ impl Run {
         scenario.check_fits(self.machine.memory.unwrap_or(scenario.host.memory))?;
         let archive = self.programs.pack(&scenario.domains(), Check::Images)?;
         let path = files.path("boot.tar");
-        std::fs::write(&path, archive.to_bytes()?)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(&path, archive.to_bytes()?).with_context(|| format!("cannot write {}", path.display()))?;
         let mut more = vec![scenario.host.options.as_str()];
         more.extend(self.options.iter().map(String::as_str));
         Ok(Boot::Pvh {
@@ -135,14 +129,7 @@ impl Run {
 impl MachineArgs {
     /// The machine that these arguments and the scenario describe.
     #[must_use]
-    pub fn build(
-        &self,
-        files: &Files,
-        accel: Accel,
-        boot: Boot,
-        scenario: &Scenario,
-        extra: Vec<String>,
-    ) -> Machine {
+    pub fn build(&self, files: &Files, accel: Accel, boot: Boot, scenario: &Scenario, extra: Vec<String>) -> Machine {
         Machine {
             cpus: self.cpus.unwrap_or(scenario.host.cpus),
             memory: self.memory.unwrap_or(scenario.host.memory),
@@ -164,39 +151,23 @@ impl MachineArgs {
 /// The machine's or the terminal's.
 pub fn watch(machine: &Machine, title: &str, timeout: Option<u64>, plain: bool) -> Result<Session> {
     static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed))
-        .context("cannot watch for Ctrl-C")?;
-    let mut view: Box<dyn View> =
-        if !plain && io::stdout().is_terminal() && io::stdin().is_terminal() {
-            Box::new(Terminal::open(title.to_owned())?)
-        } else {
-            Box::new(Plain::new(io::stdout()))
-        };
+    ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)).context("cannot watch for Ctrl-C")?;
+    let mut view: Box<dyn View> = if !plain && io::stdout().is_terminal() && io::stdin().is_terminal() {
+        Box::new(Terminal::open(title.to_owned())?)
+    } else {
+        Box::new(Plain::new(io::stdout()))
+    };
     let interrupted = || INTERRUPTED.load(Ordering::Relaxed);
-    session::run(
-        machine,
-        timeout.map(Duration::from_secs),
-        view.as_mut(),
-        &interrupted,
-    )
+    session::run(machine, timeout.map(Duration::from_secs), view.as_mut(), &interrupted)
 }
 
-fn report(
-    session: &Session,
-    machine: &Machine,
-    files: &Files,
-    own_command_line: bool,
-) -> Result<ExitCode> {
+fn report(session: &Session, machine: &Machine, files: &Files, own_command_line: bool) -> Result<ExitCode> {
     files.write_reports(&session.model)?;
     println!("\n{}", summary::text(&session.model).trim_end());
     if session.trace_damage > 0 && session.model.start.is_some() {
-        println!(
-            "{} bytes on the trace port were not part of the trace.",
-            session.trace_damage
-        );
+        println!("{} bytes on the trace port were not part of the trace.", session.trace_damage);
     }
-    let names = ["run.csv", "run.svg", "trace.bin", "console.log"]
-        .map(|n| files.path(n).display().to_string());
+    let names = ["run.csv", "run.svg", "trace.bin", "console.log"].map(|n| files.path(n).display().to_string());
     println!("Written: {}", names.join(", "));
     let outcome = match session.end {
         SessionEnd::Machine(end) => end.to_string(),

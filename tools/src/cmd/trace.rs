@@ -32,21 +32,16 @@ impl Trace {
     /// # Errors
     /// A file cannot be read or written.
     pub fn run(&self) -> Result<ExitCode> {
-        let bytes = fs::read(&self.input)
-            .with_context(|| format!("cannot read {}", self.input.display()))?;
+        let bytes = fs::read(&self.input).with_context(|| format!("cannot read {}", self.input.display()))?;
         let foreign = match &self.output {
             Some(path) => {
-                let file = fs::File::create(path)
-                    .with_context(|| format!("cannot write {}", path.display()))?;
+                let file = fs::File::create(path).with_context(|| format!("cannot write {}", path.display()))?;
                 write(&bytes, self.format, BufWriter::new(file))?
             }
             None => write(&bytes, self.format, BufWriter::new(io::stdout().lock()))?,
         };
         if foreign > 0 {
-            eprintln!(
-                "ebb: {foreign} bytes of {} are not part of a trace",
-                self.input.display()
-            );
+            eprintln!("ebb: {foreign} bytes of {} are not part of a trace", self.input.display());
         }
         Ok(ExitCode::SUCCESS)
     }

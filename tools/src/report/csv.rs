@@ -20,10 +20,7 @@ pub fn write(model: &Model, out: &mut impl Write) -> io::Result<()> {
     writeln!(out, "{COLUMNS}")?;
     for point in &model.history {
         let host = host_at(model, point.time_ns);
-        let name = model
-            .domains
-            .get(&point.domid)
-            .map_or("", |d| d.name.as_str());
+        let name = model.domains.get(&point.domid).map_or("", |d| d.name.as_str());
         writeln!(
             out,
             "{:.6},{},{},{},{},{},{},{},{},{},{},{},{},{}",
@@ -36,11 +33,7 @@ pub fn write(model: &Model, out: &mut impl Write) -> io::Result<()> {
             point.target.map_or_else(String::new, |t| t.to_string()),
             point.maximum,
             point.shortfall,
-            if point.shortfall > 0 {
-                short_reason(point.reason)
-            } else {
-                ""
-            },
+            if point.shortfall > 0 { short_reason(point.reason) } else { "" },
             host.free,
             host.scrubbing,
             host.domains,
@@ -52,22 +45,13 @@ pub fn write(model: &Model, out: &mut impl Write) -> io::Result<()> {
 
 /// The newest ledger at `time_ns`, or the first.
 fn host_at(model: &Model, time_ns: u64) -> HostSample {
-    let after = model
-        .host_history
-        .partition_point(|(time, _)| *time <= time_ns);
-    model
-        .host_history
-        .get(after.saturating_sub(1))
-        .map_or_else(HostSample::default, |(_, sample)| *sample)
+    let after = model.host_history.partition_point(|(time, _)| *time <= time_ns);
+    model.host_history.get(after.saturating_sub(1)).map_or_else(HostSample::default, |(_, sample)| *sample)
 }
 
 /// Quotes a value that a guest's configuration may have filled with anything.
 fn quoted(text: &str) -> String {
-    if text.contains(['"', ',', '\n', '\r']) {
-        format!("\"{}\"", text.replace('"', "\"\""))
-    } else {
-        text.to_owned()
-    }
+    if text.contains(['"', ',', '\n', '\r']) { format!("\"{}\"", text.replace('"', "\"\"")) } else { text.to_owned() }
 }
 
 #[cfg(test)]
@@ -82,16 +66,8 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         let columns = COLUMNS.split(',').count();
         assert_eq!(text.lines().count(), 13);
-        assert!(
-            text.lines().all(|line| line.split(',').count() == columns),
-            "{text}"
-        );
-        assert!(
-            text.contains(
-                "2.000000,2,neap,1,1,12000,20000,32768,8000,host short,7000,0,42000,1000"
-            ),
-            "{text}"
-        );
+        assert!(text.lines().all(|line| line.split(',').count() == columns), "{text}");
+        assert!(text.contains("2.000000,2,neap,1,1,12000,20000,32768,8000,host short,7000,0,42000,1000"), "{text}");
     }
 
     #[test]

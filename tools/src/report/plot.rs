@@ -40,16 +40,8 @@ pub fn write(model: &Model, path: &Path) -> Result<()> {
 }
 
 fn draw(model: &Model, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
-    let most_pages = model
-        .history
-        .iter()
-        .map(|p| p.current.max(u64::from(p.target.unwrap_or(0))))
-        .max();
-    let most_free = model
-        .host_history
-        .iter()
-        .map(|(_, h)| h.free + h.scrubbing)
-        .max();
+    let most_pages = model.history.iter().map(|p| p.current.max(u64::from(p.target.unwrap_or(0)))).max();
+    let most_free = model.host_history.iter().map(|(_, h)| h.free + h.scrubbing).max();
     let top = mib(most_pages.max(most_free).unwrap_or(0)).max(1.0) * 1.05;
     let right = seconds(model.now_ns).max(1.0);
 
@@ -61,18 +53,9 @@ fn draw(model: &Model, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
         .x_label_area_size(42)
         .y_label_area_size(58)
         .build_cartesian_2d(0.0..right, 0.0..top)?;
-    chart
-        .configure_mesh()
-        .x_desc("seconds")
-        .y_desc("MiB")
-        .light_line_style(WHITE.mix(0.0))
-        .draw()?;
+    chart.configure_mesh().x_desc("seconds").y_desc("MiB").light_line_style(WHITE.mix(0.0)).draw()?;
 
-    let free: Line = model
-        .host_history
-        .iter()
-        .map(|(t, h)| (seconds(*t), mib(h.free + h.scrubbing)))
-        .collect();
+    let free: Line = model.host_history.iter().map(|(t, h)| (seconds(*t), mib(h.free + h.scrubbing))).collect();
     chart
         .draw_series(LineSeries::new(free, HOST_FREE.stroke_width(1)))?
         .label("host free")
@@ -81,15 +64,11 @@ fn draw(model: &Model, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     for (index, (id, domain)) in model.domains.iter().enumerate() {
         let colour = COLOURS[index % COLOURS.len()];
         let points = || model.history.iter().filter(|p| p.domid == *id);
-        let mut current: Line = points()
-            .map(|p| (seconds(p.time_ns), mib(p.current)))
-            .collect();
+        let mut current: Line = points().map(|p| (seconds(p.time_ns), mib(p.current))).collect();
         if let Some((end, _)) = domain.ended {
             current.push((seconds(end), 0.0));
         }
-        let target: Line = points()
-            .filter_map(|p| Some((seconds(p.time_ns), mib(p.target?.into()))))
-            .collect();
+        let target: Line = points().filter_map(|p| Some((seconds(p.time_ns), mib(p.target?.into())))).collect();
         chart
             .draw_series(LineSeries::new(current, colour.stroke_width(2)))?
             .label(format!("{} (d{id})", domain.name))

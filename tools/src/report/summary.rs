@@ -60,12 +60,7 @@ fn write_spells(out: &mut String, model: &Model) -> std::fmt::Result {
     for domain in model.domains.values() {
         // The longest shortages say most.
         let mut spells: Vec<&Spell> = domain.spells.iter().collect();
-        spells.sort_by_key(|s| {
-            std::cmp::Reverse(
-                s.end
-                    .map_or(u64::MAX, |(end, _)| end.saturating_sub(s.from_ns)),
-            )
-        });
+        spells.sort_by_key(|s| std::cmp::Reverse(s.end.map_or(u64::MAX, |(end, _)| end.saturating_sub(s.from_ns))));
         let untold = spells.len().saturating_sub(SPELLS_TOLD);
         spells.truncate(SPELLS_TOLD);
         spells.sort_by_key(|s| s.from_ns);
@@ -110,11 +105,7 @@ fn write_ledger(out: &mut String, model: &Model) -> std::fmt::Result {
     }
     if let Some((at, host)) = model.broken_ledgers.first() {
         let count = model.broken_ledgers.len();
-        writeln!(
-            out,
-            "WARNING: {count} ledgers did not add up, first at {:.3} s: {host:?}",
-            *at as f64 / 1e9
-        )?;
+        writeln!(out, "WARNING: {count} ledgers did not add up, first at {:.3} s: {host:?}", *at as f64 / 1e9)?;
     }
     if model.lost > 0 {
         writeln!(out, "The machine dropped {} trace records.", model.lost)?;
@@ -133,11 +124,7 @@ pub fn ledger_text(host: &HostSample) -> String {
         host.hypervisor,
         host.tmem_ephemeral.saturating_add(host.tmem_persistent),
         host.total,
-        if adds_up(host) {
-            ", adds up"
-        } else {
-            ": DOES NOT ADD UP"
-        },
+        if adds_up(host) { ", adds up" } else { ": DOES NOT ADD UP" },
         host.claimed
     )
 }
@@ -164,11 +151,7 @@ mod tests {
 
     #[test]
     fn a_wrong_ledger_is_shouted() {
-        let host = HostSample {
-            free: 1,
-            total: 3,
-            ..Default::default()
-        };
+        let host = HostSample { free: 1, total: 3, ..Default::default() };
         assert!(ledger_text(&host).contains("DOES NOT ADD UP"));
     }
 

@@ -41,19 +41,12 @@ pub fn export(bytes: &[u8], format: Format, out: &mut impl Write) -> io::Result<
         let (kind, details) = describe(header, record);
         result = match format {
             Format::Text => {
-                let (s, ns) = (
-                    header.time_ns / 1_000_000_000,
-                    header.time_ns % 1_000_000_000,
-                );
+                let (s, ns) = (header.time_ns / 1_000_000_000, header.time_ns % 1_000_000_000);
                 writeln!(out, "{s:5}.{ns:09} cpu{} {kind:13} {details}", header.cpu)
             }
-            Format::Csv => writeln!(
-                out,
-                "{},{},{kind},\"{}\"",
-                header.time_ns,
-                header.cpu,
-                details.replace('"', "\"\"")
-            ),
+            Format::Csv => {
+                writeln!(out, "{},{},{kind},\"{}\"", header.time_ns, header.cpu, details.replace('"', "\"\""))
+            }
             Format::Perfetto => {
                 perfetto.apply(header, record);
                 Ok(())
@@ -62,21 +55,14 @@ pub fn export(bytes: &[u8], format: Format, out: &mut impl Write) -> io::Result<
     });
     result?;
     if format == Format::Perfetto {
-        serde_json::to_writer(
-            &mut *out,
-            &json!({"displayTimeUnit": "ns", "traceEvents": perfetto.events}),
-        )?;
+        serde_json::to_writer(&mut *out, &json!({"displayTimeUnit": "ns", "traceEvents": perfetto.events}))?;
         writeln!(out)?;
     }
     Ok(stream.skipped() + stream.unfinished() as u64)
 }
 
 fn vcpu(domid: DomId, vcpu: u16) -> String {
-    if domid == DomId::IDLE {
-        "idle".into()
-    } else {
-        format!("d{}v{vcpu}", domid.0)
-    }
+    if domid == DomId::IDLE { "idle".into() } else { format!("d{}v{vcpu}", domid.0) }
 }
 
 /// A record's kind and contents in words.
@@ -84,23 +70,13 @@ fn describe(header: &Header, record: &Record<'_>) -> (&'static str, String) {
     match record {
         Record::Start(s) => (
             "start",
-            format!(
-                "version {} cpus {} tsc {} kHz memory {} pages",
-                s.version, s.cpus, s.tsc_khz, s.total_pages
-            ),
+            format!("version {} cpus {} tsc {} kHz memory {} pages", s.version, s.cpus, s.tsc_khz, s.total_pages),
         ),
         Record::HostSample(s) => (
             "host",
             format!(
                 "free {} scrubbing {} domains {} hypervisor {} claimed {} tmem {}+{} total {}",
-                s.free,
-                s.scrubbing,
-                s.domains,
-                s.hypervisor,
-                s.claimed,
-                s.tmem_ephemeral,
-                s.tmem_persistent,
-                s.total
+                s.free, s.scrubbing, s.domains, s.hypervisor, s.claimed, s.tmem_ephemeral, s.tmem_persistent, s.total
             ),
         ),
         Record::DomainSample(s) => (
@@ -121,50 +97,25 @@ fn describe(header: &Header, record: &Record<'_>) -> (&'static str, String) {
             ),
         ),
         Record::GuestEvent(e) => ("guest", describe_guest(e)),
-        Record::DomainStart(s) => (
-            "domain-start",
-            format!("d{} {}", s.domid.0, trace_stream::name_text(&s.name)),
-        ),
-        Record::DomainEnd(e) => (
-            "domain-end",
-            format!("d{} {}", e.domid.0, end_reason(e.reason)),
-        ),
+        Record::DomainStart(s) => ("domain-start", format!("d{} {}", s.domid.0, trace_stream::name_text(&s.name))),
+        Record::DomainEnd(e) => ("domain-end", format!("d{} {}", e.domid.0, end_reason(e.reason))),
         Record::Lost(l) => ("lost", format!("{} records", l.count)),
         Record::End(e) => ("end", format!("status {:#x}", e.status)),
-        Record::VmExit(e) => (
-            "exit",
-            format!(
-                "{} reason {:#x} rip {:#x} info {:#x}",
-                vcpu(e.domid, e.vcpu),
-                e.reason,
-                e.rip,
-                e.info
-            ),
-        ),
-        Record::VcpuSwitch(s) => (
-            "switch",
-            format!(
-                "{} -> {}",
-                vcpu(s.prev_domid, s.prev_vcpu),
-                vcpu(s.next_domid, s.next_vcpu)
-            ),
-        ),
+        Record::VmExit(e) => {
+            ("exit", format!("{} reason {:#x} rip {:#x} info {:#x}", vcpu(e.domid, e.vcpu), e.reason, e.rip, e.info))
+        }
+        Record::VcpuSwitch(s) => {
+            ("switch", format!("{} -> {}", vcpu(s.prev_domid, s.prev_vcpu), vcpu(s.next_domid, s.next_vcpu)))
+        }
         Record::EventSend(e) => ("event", format!("d{} port {}", e.domid.0, e.port.0)),
-        Record::Unknown(bytes) => (
-            "unknown",
-            format!("kind {} of {} bytes", header.kind.0, bytes.len()),
-        ),
+        Record::Unknown(bytes) => ("unknown", format!("kind {} of {} bytes", header.kind.0, bytes.len())),
     }
 }
 
 fn describe_guest(e: &GuestEvent) -> String {
     let who = vcpu(e.domid, e.vcpu);
     if let Some(b) = e.decode::<BalloonStatus>() {
-        let why = if b.shortfall > 0 {
-            short_reason(b.reason)
-        } else {
-            "complete"
-        };
+        let why = if b.shortfall > 0 { short_reason(b.reason) } else { "complete" };
         format!(
             "{who} balloon current {} target {} short {} ({why}) retries {} low {} high {} superpages {}",
             b.current, b.target, b.shortfall, b.retries, b.low, b.high, b.superpages_won
@@ -175,10 +126,7 @@ fn describe_guest(e: &GuestEvent) -> String {
             w.phase, w.wish_pages, w.held_pages, w.verified_pages
         )
     } else if let Some(b) = e.decode::<BenchResult>() {
-        format!(
-            "{who} bench {} median {} ({}..{}, {} samples)",
-            b.id, b.median, b.min, b.max, b.samples
-        )
+        format!("{who} bench {} median {} ({}..{}, {} samples)", b.id, b.median, b.min, b.max, b.samples)
     } else if let Some(t) = e.decode::<TestResult>() {
         format!("{who} test {} outcome {}", t.id, t.outcome)
     } else {
@@ -248,27 +196,21 @@ mod tests {
     fn text_has_a_line_per_record() {
         let text = exported(Format::Text);
         assert_eq!(text.lines().count(), 1 + 2 + 6 * 4 + 2 + 1 + 1);
-        assert!(text.contains("2.000000000 cpu0 guest         d2v0 balloon current 12000 target 20000 short 8000 (host short)"));
+        assert!(text.contains(
+            "2.000000000 cpu0 guest         d2v0 balloon current 12000 target 20000 short 8000 (host short)"
+        ));
         assert!(text.contains("domain-end    d2 crashed"));
     }
 
     #[test]
     fn csv_has_four_columns() {
         let text = exported(Format::Csv);
-        assert!(
-            text.lines()
-                .skip(1)
-                .all(|line| line.splitn(4, ',').count() == 4)
-        );
+        assert!(text.lines().skip(1).all(|line| line.splitn(4, ',').count() == 4));
     }
 
     #[test]
     fn perfetto_is_json() {
         let value: Value = serde_json::from_str(&exported(Format::Perfetto)).unwrap();
-        assert!(
-            value["traceEvents"]
-                .as_array()
-                .is_some_and(|events| events.len() > 20)
-        );
+        assert!(value["traceEvents"].as_array().is_some_and(|events| events.len() > 20));
     }
 }

@@ -131,13 +131,7 @@ impl Model {
             Record::GuestEvent(event) => self.guest_event(header.time_ns, event),
             Record::DomainStart(start) => {
                 let name = trace_stream::name_text(&start.name).to_owned();
-                self.domains.insert(
-                    start.domid.0,
-                    Domain {
-                        name,
-                        ..Domain::default()
-                    },
-                );
+                self.domains.insert(start.domid.0, Domain { name, ..Domain::default() });
             }
             Record::DomainEnd(end) => {
                 let domain = self.domains.entry(end.domid.0).or_default();
@@ -164,13 +158,8 @@ impl Model {
         let domain = self.domains.entry(sample.domid.0).or_default();
         domain.name = trace_stream::name_text(&sample.name).to_owned();
         domain.sample = *sample;
-        if sample.state != trace_stream::STATE_BUILDING && sample.state != trace_stream::STATE_DYING
-        {
-            domain.least = Some(
-                domain
-                    .least
-                    .map_or(sample.current, |least| least.min(sample.current)),
-            );
+        if sample.state != trace_stream::STATE_BUILDING && sample.state != trace_stream::STATE_DYING {
+            domain.least = Some(domain.least.map_or(sample.current, |least| least.min(sample.current)));
         }
         domain.most = domain.most.max(sample.current);
         let balloon = domain.balloon;
@@ -190,10 +179,7 @@ impl Model {
     fn guest_event(&mut self, time_ns: u64, event: &GuestEvent) {
         let domid = event.domid.0;
         if let Some(status) = event.decode::<BalloonStatus>() {
-            self.domains
-                .entry(domid)
-                .or_default()
-                .balloon_status(time_ns, &status);
+            self.domains.entry(domid).or_default().balloon_status(time_ns, &status);
         } else if let Some(workload) = event.decode::<Workload>() {
             self.domains.entry(domid).or_default().workload = Some(workload);
         } else if let Some(result) = event.decode::<TestResult>() {
@@ -206,10 +192,7 @@ impl Model {
     /// The domains to show: all but those of which a later one of the same name exists.
     pub fn shown(&self) -> impl Iterator<Item = (u16, &Domain)> {
         self.domains.iter().filter_map(|(id, domain)| {
-            let later = self
-                .domains
-                .range(id + 1..)
-                .any(|(_, other)| other.name == domain.name);
+            let later = self.domains.range(id + 1..).any(|(_, other)| other.name == domain.name);
             (!(later && domain.ended.is_some())).then_some((*id, domain))
         })
     }
@@ -235,6 +218,8 @@ impl Domain {
                     spell.reason = status.reason;
                 }
             }
+            // A wish that has only just risen is no shortage: the driver has not been refused yet.
+            (None, _) if status.reason == guest_event::REASON_NONE => {}
             (None, shortfall) => self.spells.push(Spell {
                 from_ns: time_ns,
                 end: None,
@@ -272,18 +257,8 @@ impl Domain {
 /// Whether the ledger's parts make up its whole (`claimed` is a part of `free`).
 #[must_use]
 pub fn adds_up(s: &HostSample) -> bool {
-    let parts = [
-        s.free,
-        s.scrubbing,
-        s.domains,
-        s.hypervisor,
-        s.tmem_ephemeral,
-        s.tmem_persistent,
-    ];
-    parts
-        .iter()
-        .try_fold(0u64, |sum, part| sum.checked_add(*part))
-        == Some(s.total)
+    let parts = [s.free, s.scrubbing, s.domains, s.hypervisor, s.tmem_ephemeral, s.tmem_persistent];
+    parts.iter().try_fold(0u64, |sum, part| sum.checked_add(*part)) == Some(s.total)
 }
 
 /// Why a domain ended, in words.
@@ -327,11 +302,7 @@ pub(crate) mod tests {
 
     fn guest<E: guest_event::GuestEvent>(domid: u16, event: &E) -> GuestEvent {
         let call = event.to_xentrace();
-        let mut out = GuestEvent {
-            domid: DomId(domid),
-            event: E::EVENT,
-            ..Default::default()
-        };
+        let mut out = GuestEvent { domid: DomId(domid), event: E::EVENT, ..Default::default() };
         out.extra_bytes = call.extra_bytes;
         out.extra.copy_from_slice(&call.extra);
         out
@@ -339,19 +310,8 @@ pub(crate) mod tests {
 
     fn balloon(current: u32, target: u32, retries: u32) -> BalloonStatus {
         let shortfall = target.saturating_sub(current);
-        let reason = if shortfall > 0 {
-            guest_event::REASON_HOST_SHORT
-        } else {
-            guest_event::REASON_NONE
-        };
-        BalloonStatus {
-            current,
-            target,
-            retries,
-            shortfall,
-            reason,
-            ..Default::default()
-        }
+        let reason = if shortfall > 0 { guest_event::REASON_HOST_SHORT } else { guest_event::REASON_NONE };
+        BalloonStatus { current, target, retries, shortfall, reason, ..Default::default() }
     }
 
     /// A made-up run: two domains; `neap` is short from second 2 to 4, then complete.
@@ -359,14 +319,7 @@ pub(crate) mod tests {
         let total = 50_000;
         let mut out = record(&Start::new(2, 1_000_000, total), 0);
         for (id, name) in [(1, "spring"), (2, "neap")] {
-            out.extend(record(
-                &DomainStart {
-                    domid: DomId(id),
-                    pad: [0; 6],
-                    name: name_field(name),
-                },
-                1000,
-            ));
+            out.extend(record(&DomainStart { domid: DomId(id), pad: [0; 6], name: name_field(name) }, 1000));
         }
         for second in 1..=6u64 {
             let now = second * SECOND;
@@ -379,13 +332,8 @@ pub(crate) mod tests {
             out.extend(record(&guest(2, &neap), now));
             let spring = if second < 4 { 30_000 } else { 12_000 };
             let domains = u64::from(neap.current) + spring;
-            let host = HostSample {
-                free: total - domains - 1000,
-                domains,
-                hypervisor: 1000,
-                total,
-                ..Default::default()
-            };
+            let host =
+                HostSample { free: total - domains - 1000, domains, hypervisor: 1000, total, ..Default::default() };
             out.extend(record(&host, now));
             for (id, name, current) in [(1, "spring", spring), (2, "neap", neap.current.into())] {
                 let sample = DomainSample {
@@ -400,29 +348,10 @@ pub(crate) mod tests {
                 out.extend(record(&sample, now));
             }
         }
-        out.extend(record(
-            &DomainEnd {
-                domid: DomId(1),
-                reason: 0,
-                pad: 0,
-            },
-            7 * SECOND,
-        ));
+        out.extend(record(&DomainEnd { domid: DomId(1), reason: 0, pad: 0 }, 7 * SECOND));
         let crash = sched::SHUTDOWN_CRASH as u16;
-        out.extend(record(
-            &DomainEnd {
-                domid: DomId(2),
-                reason: crash,
-                pad: 0,
-            },
-            7 * SECOND,
-        ));
-        let host = HostSample {
-            free: total - 1000,
-            hypervisor: 1000,
-            total,
-            ..Default::default()
-        };
+        out.extend(record(&DomainEnd { domid: DomId(2), reason: crash, pad: 0 }, 7 * SECOND));
+        let host = HostSample { free: total - 1000, hypervisor: 1000, total, ..Default::default() };
         out.extend(record(&host, 7 * SECOND));
         out.extend(record(&End { status: 0x11 }, 7 * SECOND));
         out
@@ -464,50 +393,22 @@ pub(crate) mod tests {
         let mut domain = Domain::default();
         domain.balloon_status(1, &balloon(10, 30, 1));
         domain.balloon_status(2, &balloon(10, 10, 0));
-        assert_eq!(
-            domain.spells[0].end,
-            Some((2, SpellEnd::Whole { gained: 0 }))
-        );
+        assert_eq!(domain.spells[0].end, Some((2, SpellEnd::Whole { gained: 0 })));
         assert!(!domain.spells[0].made_good());
     }
 
     #[test]
     fn a_ledger_that_does_not_add_up_is_kept() {
-        let host = HostSample {
-            free: 1,
-            total: 3,
-            claimed: 2,
-            ..Default::default()
-        };
+        let host = HostSample { free: 1, total: 3, claimed: 2, ..Default::default() };
         let model = model_of(&[record(&Start::new(1, 1, 3), 0), record(&host, 5)].concat());
         assert_eq!(model.broken_ledgers, [(5, host)]);
-        assert!(!adds_up(&HostSample {
-            free: u64::MAX,
-            domains: 1,
-            ..Default::default()
-        }));
+        assert!(!adds_up(&HostSample { free: u64::MAX, domains: 1, ..Default::default() }));
     }
 
     #[test]
     fn a_domain_built_again_is_shown_once() {
-        let start = |id| {
-            record(
-                &DomainStart {
-                    domid: DomId(id),
-                    pad: [0; 6],
-                    name: name_field("a"),
-                },
-                1,
-            )
-        };
-        let end = record(
-            &DomainEnd {
-                domid: DomId(1),
-                reason: 1,
-                pad: 0,
-            },
-            2,
-        );
+        let start = |id| record(&DomainStart { domid: DomId(id), pad: [0; 6], name: name_field("a") }, 1);
+        let end = record(&DomainEnd { domid: DomId(1), reason: 1, pad: 0 }, 2);
         let model = model_of(&[record(&Start::new(1, 1, 3), 0), start(1), end, start(2)].concat());
         assert_eq!(model.shown().map(|(id, _)| id).collect::<Vec<_>>(), [2]);
     }

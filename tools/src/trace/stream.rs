@@ -84,14 +84,7 @@ pub(crate) mod tests {
     }
 
     fn sample(time: u64) -> Vec<u8> {
-        record(
-            &HostSample {
-                free: time,
-                total: time,
-                ..Default::default()
-            },
-            time,
-        )
+        record(&HostSample { free: time, total: time, ..Default::default() }, time)
     }
 
     fn times(pieces: &[&[u8]]) -> (Vec<u64>, Stream) {

@@ -78,9 +78,7 @@ mod tests {
         let text = String::from_utf8(view.out).unwrap();
         assert_eq!(text.lines().count(), 2, "{text}");
         assert!(
-            text.starts_with(
-                "(d1) hello\n[   7.00 s] free 49000 scrubbing 0 pages | spring 0.0 MiB powered off"
-            ),
+            text.starts_with("(d1) hello\n[   7.00 s] free 49000 scrubbing 0 pages | spring 0.0 MiB powered off"),
             "{text}"
         );
     }

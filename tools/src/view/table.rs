@@ -21,10 +21,7 @@ pub enum Tone {
 /// The table's lines for `model`, with `title` above.
 #[must_use]
 pub fn lines(title: &str, model: &Model) -> Vec<(Tone, String)> {
-    let mut out = vec![(
-        Tone::Heading,
-        format!("{title}   {:.1} s", model.now_ns as f64 / 1e9),
-    )];
+    let mut out = vec![(Tone::Heading, format!("{title}   {:.1} s", model.now_ns as f64 / 1e9))];
     out.push((Tone::Plain, host_line(model)));
     out.push((
         Tone::Heading,
@@ -65,9 +62,7 @@ fn domain_line(id: u16, domain: &Domain) -> (Tone, String) {
         domain.name,
         s.vcpus,
         pages_as_mib(s.current),
-        domain
-            .balloon
-            .map_or_else(|| "-".into(), |b| pages_as_mib(b.target.into())),
+        domain.balloon.map_or_else(|| "-".into(), |b| pages_as_mib(b.target.into())),
         pages_as_mib(s.maximum),
         domain.state_text(),
     );
@@ -80,6 +75,9 @@ pub fn short_text(domain: &Domain) -> String {
     let Some(balloon) = domain.balloon.filter(|_| domain.ended.is_none()) else {
         return String::new();
     };
+    if balloon.shortfall > 0 && balloon.reason == guest_event::REASON_NONE {
+        return format!("growing by {}", pages_as_mib(balloon.shortfall.into()));
+    }
     if balloon.shortfall > 0 {
         return format!(
             "{}: {}, try {}",
@@ -106,23 +104,14 @@ mod tests {
     fn a_short_domain_stands_out() {
         // Up to and including second 2: start, two domain starts, then four records a second.
         let run = made_up_run();
-        let sizes =
-            shared_abi::trace_stream::Records::new(&run).map(|r| r.unwrap().0.length as usize);
+        let sizes = shared_abi::trace_stream::Records::new(&run).map(|r| r.unwrap().0.length as usize);
         let cut = sizes.take(3 + 4 * 2).sum();
         let lines = lines("Ebb", &model_of(&run[..cut]));
         assert_eq!(lines.len(), 5);
         assert_eq!(lines[3].0, Tone::Plain);
         assert_eq!(lines[4].0, Tone::Short);
-        assert!(
-            lines[4].1.ends_with("31.2: host short, try 1"),
-            "{}",
-            lines[4].1
-        );
-        assert!(
-            lines[1].1.starts_with("host: free 7000 scrubbing 0 pages"),
-            "{}",
-            lines[1].1
-        );
+        assert!(lines[4].1.ends_with("31.2: host short, try 1"), "{}", lines[4].1);
+        assert!(lines[1].1.starts_with("host: free 7000 scrubbing 0 pages"), "{}", lines[1].1);
     }
 
     #[test]

@@ -33,12 +33,7 @@ impl Terminal {
     pub fn open(title: String) -> io::Result<Self> {
         let mut out = io::stdout();
         terminal::enable_raw_mode()?;
-        let view = Self {
-            out: io::stdout(),
-            title,
-            console: VecDeque::new(),
-            open: true,
-        };
+        let view = Self { out: io::stdout(), title, console: VecDeque::new(), open: true };
         execute!(out, terminal::EnterAlternateScreen, cursor::Hide)?;
         Ok(view)
     }
@@ -53,13 +48,7 @@ impl Terminal {
 
     fn draw(&mut self, model: &Model) -> io::Result<()> {
         let (width, height) = terminal::size()?;
-        let screen = compose(
-            &self.title,
-            model,
-            &self.console,
-            width.into(),
-            height.into(),
-        );
+        let screen = compose(&self.title, model, &self.console, width.into(), height.into());
         queue!(self.out, BeginSynchronizedUpdate)?;
         for (row, (tone, text)) in screen.iter().enumerate() {
             queue!(self.out, cursor::MoveTo(0, row as u16))?;
@@ -69,13 +58,7 @@ impl Terminal {
                 Tone::Short => queue!(self.out, SetForegroundColor(Color::Yellow))?,
                 Tone::Ended => queue!(self.out, SetAttribute(Attribute::Dim))?,
             }
-            queue!(
-                self.out,
-                Print(text),
-                ResetColor,
-                SetAttribute(Attribute::Reset),
-                Clear(ClearType::UntilNewLine)
-            )?;
+            queue!(self.out, Print(text), ResetColor, SetAttribute(Attribute::Reset), Clear(ClearType::UntilNewLine))?;
         }
         queue!(self.out, EndSynchronizedUpdate)?;
         self.out.flush()
@@ -83,27 +66,13 @@ impl Terminal {
 }
 
 /// Exactly `height` lines of at most `width` characters.
-fn compose(
-    title: &str,
-    model: &Model,
-    console: &VecDeque<String>,
-    width: usize,
-    height: usize,
-) -> Vec<(Tone, String)> {
+fn compose(title: &str, model: &Model, console: &VecDeque<String>, width: usize, height: usize) -> Vec<(Tone, String)> {
     let mut screen = table::lines(title, model);
-    screen.push((
-        Tone::Heading,
-        format!("{0} console (q or Ctrl-C stops) {0}", "─".repeat(8)),
-    ));
+    screen.push((Tone::Heading, format!("{0} console (q or Ctrl-C stops) {0}", "─".repeat(8))));
     screen.truncate(height);
     let room = height - screen.len();
     let skip = console.len().saturating_sub(room);
-    screen.extend(
-        console
-            .iter()
-            .skip(skip)
-            .map(|line| (Tone::Plain, line.clone())),
-    );
+    screen.extend(console.iter().skip(skip).map(|line| (Tone::Plain, line.clone())));
     screen.resize(height, (Tone::Plain, String::new()));
     for (_, text) in &mut screen {
         if let Some((cut, _)) = text.char_indices().nth(width) {
@@ -117,8 +86,7 @@ fn compose(
 fn asked_to_stop() -> io::Result<bool> {
     while event::poll(Duration::ZERO)? {
         if let Event::Key(key) = event::read()? {
-            let control_c =
-                key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
+            let control_c = key.code == KeyCode::Char('c') && key.modifiers.contains(KeyModifiers::CONTROL);
             if control_c || key.code == KeyCode::Char('q') {
                 return Ok(true);
             }
@@ -161,9 +129,7 @@ mod tests {
     #[test]
     fn the_screen_is_filled_exactly() {
         let model = model_of(&made_up_run());
-        let console: VecDeque<String> = (0..100)
-            .map(|n| format!("line {n} {}", "é".repeat(200)))
-            .collect();
+        let console: VecDeque<String> = (0..100).map(|n| format!("line {n} {}", "é".repeat(200))).collect();
         for (width, height) in [(80, 24), (20, 3), (200, 60), (1, 1), (0, 0)] {
             let screen = compose("Ebb", &model, &console, width, height);
             assert_eq!(screen.len(), height);
