@@ -113,15 +113,18 @@ pub fn vcpu_op<M: Machine>(call: &mut Call<'_, M>) -> CallResult {
 fn initialise<M: Machine>(call: &mut Call<'_, M>, vcpu: &VcpuRef<M>, argument: u64) -> CallResult {
     let context: HvmContext = call.read_guest(argument)?;
     let state = start::state_from(&context)?;
-    let mut start = vcpu.start.lock();
-    if vcpu.sched.state().is_initialised() {
-        return Err(Errno::EEXIST);
+    {
+        // All under the lock: of two callers one comes first, and who sees it initialised finds the state.
+        let mut start = vcpu.start.lock();
+        if vcpu.sched.state().is_initialised() {
+            return Err(Errno::EEXIST);
+        }
+        *start = Some(state);
+        vcpu.raise(Attention::START);
+        vcpu.sched.word.update(Word::initialised);
     }
-    *start = Some(state);
-    drop(start);
-    vcpu.raise(Attention::START);
-    let change = vcpu.sched.word.update(Word::initialised);
-    if change.before.is_initialised() { Err(Errno::EEXIST) } else { DONE }
+    call.hv.forget_start_up(vcpu);
+    DONE
 }
 
 /// `VCPUOP_up`.

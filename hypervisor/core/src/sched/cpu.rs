@@ -14,8 +14,8 @@ use shared_abi::trace_stream::{Kind, VcpuSwitch};
 use shared_abi::xen::DomId;
 use zerocopy::IntoBytes;
 
-use super::heap::{IndexedHeap, Ranked};
 use super::Departure;
+use super::heap::{IndexedHeap, Ranked};
 use super::policy::VirtualTime;
 use super::state::{Change, Placement, Word};
 use crate::hypervisor::{CpuAttention, Hypervisor, PerCpu};
@@ -358,11 +358,16 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// Moves a vCPU that waits where it may not run. One on its way to a queue at this moment is missed; it moves when
-    /// it is placed the next time.
+    /// After its affinity changed: moves a vCPU that waits where it may not run, and lets a CPU that is free fetch one
+    /// that waits. One on its way to a queue at this moment is missed; it moves when it is placed the next time.
     pub(super) fn relocate(&self, vcpu: &VcpuRef<M>) {
         let Some(cpu) = self.cpus.get(vcpu.sched.cpu().index()) else { return };
         if vcpu.sched.may_run_on(cpu.id) {
+            if vcpu.sched.state().placement() == Placement::Queued
+                && let Some(free) = self.free_cpu_for(vcpu, cpu.id)
+            {
+                self.poke(free, CpuAttention::RESCHEDULE);
+            }
             return;
         }
         let now = self.machine.now();

@@ -124,6 +124,12 @@ impl<T: Ranked> IndexedHeap<T> {
     }
 }
 
+impl<T: Ranked> Default for IndexedHeap<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use core::cell::Cell;

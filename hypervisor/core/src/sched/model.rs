@@ -191,7 +191,13 @@ impl State {
                 };
                 let change = state.apply(leave);
                 let saved = change.after.placement() != Placement::Saving;
-                if change.must_enqueue() { Cpu::Enqueues(saved) } else if saved { Cpu::Idle } else { Cpu::Saves }
+                if change.must_enqueue() {
+                    Cpu::Enqueues(saved)
+                } else if saved {
+                    Cpu::Idle
+                } else {
+                    Cpu::Saves
+                }
             }),
             Cpu::Saves => go(&|state| {
                 if state.apply(Word::saved).must_enqueue() { Cpu::Enqueues(true) } else { Cpu::Idle }
