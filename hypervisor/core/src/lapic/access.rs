@@ -1,15 +1,15 @@
 //! The guest's ways to its local APIC: the xAPIC page, the x2APIC MSRs, CR8, the base register.
 
-use super::{APIC_DEFAULT_BASE, Effect, Fault, GP, register};
+use super::ipi::Icr;
+use super::{APIC_DEFAULT_BASE, Effect, Fault, GP, Lapic, SVR_WRITABLE, register};
 use crate::hypervisor::Hypervisor;
+use crate::locks::{MutexGuard, rank};
 use crate::machine::Machine;
 use crate::timer;
 use crate::vcpu::{Attention, VcpuRef};
 
 /// First x2APIC MSR.
 const MSR_FIRST: u32 = 0x800;
-/// Number of register slots.
-const SLOTS: u32 = 0x40;
 
 impl<M: Machine> Hypervisor<M> {
     /// Reads the xAPIC page. `offset` is a multiple of 4; only the first word of each 16 bytes is a register.
@@ -17,18 +17,23 @@ impl<M: Machine> Hypervisor<M> {
         if offset & 0xc != 0 {
             return 0;
         }
-        vcpu.lapic.lock().read(offset >> 4, self.machine.now())
+        let mut lapic = vcpu.lapic.lock();
+        let value = lapic.read(offset >> 4, self.machine.now());
+        // Reading what is no register may have raised the error interrupt.
+        if lapic.deliverable().is_some() {
+            vcpu.raise(Attention::LAPIC);
+        }
+        value
     }
 
     /// Writes the xAPIC page.
     pub fn apic_mmio_write(&self, vcpu: &VcpuRef<M>, offset: u32, value: u32) {
-        if offset & 0xc != 0 || offset >> 4 == register::SELF_IPI {
+        if offset & 0xc != 0 {
             return;
         }
         let mut lapic = vcpu.lapic.lock();
         let effect = lapic.write(offset >> 4, value, self.machine.now());
-        drop(lapic);
-        self.after_write(vcpu, effect);
+        self.finish_write(vcpu, lapic, effect);
     }
 
     /// Reads an x2APIC MSR.
@@ -61,30 +66,29 @@ impl<M: Machine> Hypervisor<M> {
         let effect = match number {
             register::ICR => lapic.write_icr(value),
             register::SELF_IPI => {
-                drop(lapic);
-                self.lapic_set_irr(vcpu, value as u8);
-                return Ok(());
+                lapic.self_ipi(value as u8);
+                Effect::None
             }
             _ => lapic.write(number, value as u32, self.machine.now()),
         };
-        drop(lapic);
-        self.after_write(vcpu, effect);
+        self.finish_write(vcpu, lapic, effect);
         Ok(())
     }
 
-    fn after_write(&self, vcpu: &VcpuRef<M>, effect: Effect) {
-        match effect {
-            Effect::None => {}
-            Effect::Timer(deadline) => timer::set_lapic_timer(self, vcpu, deadline),
-            Effect::Ipi(icr) => self.send_ipi(vcpu, icr),
+    /// What follows a write by the vCPU that runs here. The timer is set under the APIC's lock, so that it always ends
+    /// up as the registers say, whichever CPU serves an expiry meanwhile.
+    fn finish_write(&self, vcpu: &VcpuRef<M>, lapic: MutexGuard<'_, Lapic, { rank::LAPIC }>, effect: Effect) {
+        if let Effect::Timer(deadline) = effect {
+            timer::set_lapic_timer(self, vcpu, deadline);
         }
-        self.look_again(vcpu);
-    }
-
-    /// After anything that may have lowered the priority: an interrupt that waited may come now.
-    fn look_again(&self, vcpu: &VcpuRef<M>) {
-        if vcpu.lapic.lock().deliverable().is_some() {
+        // The priority may be lower now, or an interrupt has been added.
+        let waiting = lapic.deliverable().is_some();
+        drop(lapic);
+        if waiting {
             vcpu.raise(Attention::LAPIC);
+        }
+        if let Effect::Ipi(icr) = effect {
+            self.send_ipi(vcpu, icr);
         }
     }
 
@@ -98,8 +102,9 @@ impl<M: Machine> Hypervisor<M> {
     /// # Errors
     /// #GP for what the register does not allow.
     pub fn set_apic_base(&self, vcpu: &VcpuRef<M>, value: u64) -> Result<(), Fault> {
-        let effect = vcpu.lapic.lock().set_base(value)?;
-        self.after_write(vcpu, effect);
+        let mut lapic = vcpu.lapic.lock();
+        let effect = lapic.set_base(value)?;
+        self.finish_write(vcpu, lapic, effect);
         Ok(())
     }
 
@@ -121,54 +126,71 @@ impl<M: Machine> Hypervisor<M> {
 
     /// The guest changed its task priority (CR8).
     pub fn set_tpr(&self, vcpu: &VcpuRef<M>, tpr: u8) {
-        vcpu.lapic.lock().set_tpr(tpr);
-        self.look_again(vcpu);
+        let mut lapic = vcpu.lapic.lock();
+        lapic.set_tpr(tpr);
+        self.finish_write(vcpu, lapic, Effect::None);
     }
 
     /// An interrupt for a vCPU's APIC, from anywhere.
     pub fn lapic_set_irr(&self, vcpu: &VcpuRef<M>, vector: u8) {
         if vcpu.lapic.lock().set_irr(vector) {
-            vcpu.raise(Attention::LAPIC);
-            self.notify_vcpu(vcpu);
+            self.announce_interrupt(vcpu);
         }
+    }
+
+    fn announce_interrupt(&self, vcpu: &VcpuRef<M>) {
+        vcpu.raise(Attention::LAPIC);
+        self.notify_vcpu(vcpu);
     }
 
     /// The time given to [`timer::set_lapic_timer`] has come.
     pub fn lapic_timer_expired(&self, vcpu: &VcpuRef<M>) {
-        let (delivered, next) = vcpu.lapic.lock().timer_expired(self.machine.now());
+        let mut lapic = vcpu.lapic.lock();
+        let (delivered, next) = lapic.timer_expired(self.machine.now());
         if next.is_some() {
+            // Under the lock: the guest may be setting another time on its own CPU.
             timer::set_lapic_timer(self, vcpu, next);
         }
+        drop(lapic);
         if delivered {
-            vcpu.raise(Attention::LAPIC);
-            self.notify_vcpu(vcpu);
+            self.announce_interrupt(vcpu);
         }
     }
 
-    /// The vCPU was started by `VCPUOP_initialise` and `VCPUOP_up`: start-up IPIs no longer concern it.
+    /// The vCPU has been given a state to start from by `VCPUOP_initialise`: start-up IPIs no longer concern it.
     pub fn forget_start_up(&self, vcpu: &VcpuRef<M>) {
         vcpu.lapic.lock().waits_for_sipi = false;
     }
 }
 
 fn is_readable(number: u32) -> bool {
-    number < SLOTS
-        && matches!(number, register::ID | register::VERSION | register::TPR | register::PPR | register::LDR | register::SVR
-            | register::ISR..=0x27 | register::ESR | register::ICR | register::LVT_TIMER..=register::CURRENT_COUNT
-            | register::DIVIDE)
+    matches!(
+        number,
+        register::ID
+            | register::VERSION
+            | register::TPR
+            | register::PPR
+            | register::LDR
+            | register::SVR
+            | register::ISR..=0x27
+            | register::ESR
+            | register::ICR
+            | register::LVT_TIMER..=register::CURRENT_COUNT
+            | register::DIVIDE
+    )
 }
 
 /// Whether an x2APIC register can be written with this value: reserved bits fault.
 fn is_writable(number: u32, value: u64) -> bool {
-    let allowed: u64 = match number {
-        register::TPR | register::SELF_IPI => 0xff,
-        register::EOI | register::ESR => 0,
-        register::SVR => 0x1ff,
-        register::ICR => 0xffff_ffff_000c_dfff,
-        register::LVT_TIMER..=register::LVT_ERROR => 0x0007_ffff,
-        register::INITIAL_COUNT => 0xffff_ffff,
-        register::DIVIDE => 0b1011,
+    let reserved: u64 = match number {
+        register::TPR | register::SELF_IPI => !0xff,
+        register::EOI | register::ESR => !0,
+        register::SVR => !u64::from(SVR_WRITABLE),
+        register::ICR => !(0xffff_ffff_0000_0000 | u64::from(Icr::WRITABLE)),
+        register::LVT_TIMER..=register::LVT_ERROR => !0xffff_ffff | u64::from(Lapic::lvt_reserved(number)),
+        register::INITIAL_COUNT => !0xffff_ffff,
+        register::DIVIDE => !0b1011,
         _ => return false,
     };
-    value & !allowed == 0
+    value & reserved == 0
 }

@@ -1,7 +1,17 @@
 //! What a vCPU's next entry must do: start, or take an NMI, an event upcall or an APIC interrupt, in this order.
 //!
 //! The upcall is level-triggered, as on Xen: it is injected whenever `evtchn_upcall_pending` is set and unmasked and the
-//! guest can take an interrupt, until the guest has cleared the byte.
+//! guest can take an interrupt, until the guest has cleared the byte. It does not depend on the local APIC, whose task
+//! priority and state do not hold it back.
+//!
+//! **No interrupt is lost** between the CPU that sets one ([`Hypervisor::lapic_set_irr`]) and the one that enters. The
+//! first changes the IRR under the APIC's lock, then raises `LAPIC`, then notifies; the second withdraws `LAPIC` only
+//! under that lock, and only when nothing can be delivered. So if an interrupt can be delivered, either `LAPIC` is up or
+//! somebody who made it deliverable is still to raise it and will notify after that. An interrupt that is held back by
+//! priorities is announced by the write that lowers them (TPR, EOI), which is the vCPU's own and precedes its entry.
+//! **None is doubled:** [`Lapic::accept`](super::Lapic::accept) moves a vector out of the IRR under the lock, and what is
+//! planned here is injected. And the notification reaches an entry under way: the entering CPU has stored `in_guest`
+//! before it loads the attention here, and the notifier looks at `in_guest` after it has raised it.
 
 use crate::evtchn;
 use crate::hypervisor::Hypervisor;

@@ -1,9 +1,6 @@
 //! Interprocessor interrupts: whom an interrupt command names, and what it does to them.
 
-use alloc::sync::Arc;
-
 use super::{FIRST_VECTOR, Lapic};
-use crate::domain::Domain;
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 use crate::sched;
@@ -28,9 +25,19 @@ enum Delivery {
     Other,
 }
 
+/// Whom an interrupt command names without looking at its destination field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shorthand {
+    None,
+    Itself,
+    All,
+    Others,
+}
+
 impl Icr {
-    /// The delivery-status bit, which always reads as idle.
-    pub const PENDING: u32 = 1 << 12;
+    /// Bits of the lower half that mean something: vector, delivery and destination mode, level, trigger mode,
+    /// shorthand. Delivery status is not among them: it always reads as idle.
+    pub const WRITABLE: u32 = 0x000c_cfff;
     const LOGICAL: u32 = 1 << 11;
     const LEVEL_ASSERT: u32 = 1 << 14;
     const TRIGGER_LEVEL: u32 = 1 << 15;
@@ -56,9 +63,24 @@ impl Icr {
         }
     }
 
+    fn shorthand(self) -> Shorthand {
+        match self.low >> 18 & 3 {
+            0 => Shorthand::None,
+            1 => Shorthand::Itself,
+            2 => Shorthand::All,
+            _ => Shorthand::Others,
+        }
+    }
+
     /// Whether it would send a vector that no APIC accepts.
     pub fn has_illegal_vector(self) -> bool {
         matches!(self.delivery(), Delivery::Fixed | Delivery::LowestPriority) && self.vector() < FIRST_VECTOR
+    }
+
+    /// What the manuals call invalid: INIT and start-up cannot name their sender by a shorthand.
+    fn is_invalid(self) -> bool {
+        matches!(self.delivery(), Delivery::Init | Delivery::StartUp)
+            && matches!(self.shorthand(), Shorthand::Itself | Shorthand::All)
     }
 
     /// INIT with level de-assert only synchronised arbitration ids, long ago.
@@ -66,13 +88,13 @@ impl Icr {
         self.delivery() == Delivery::Init && self.low & Self::LEVEL_ASSERT == 0 && self.low & Self::TRIGGER_LEVEL != 0
     }
 
-    /// Whether it names the vCPU with this APIC.
+    /// Whether it names the vCPU with this APIC. The destination is read by the rules of the sender's mode.
     fn names(self, sender: bool, lapic: &Lapic) -> bool {
-        match self.low >> 18 & 3 {
-            1 => return sender,
-            2 => return true,
-            3 => return !sender,
-            _ => {}
+        match self.shorthand() {
+            Shorthand::Itself => return sender,
+            Shorthand::All => return true,
+            Shorthand::Others => return !sender,
+            Shorthand::None => {}
         }
         let broadcast = if self.x2apic { u32::MAX } else { 0xff };
         if self.destination == broadcast {
@@ -81,13 +103,18 @@ impl Icr {
         if self.low & Self::LOGICAL == 0 {
             return lapic.id == self.destination;
         }
+        if lapic.is_x2apic() != self.x2apic {
+            // Logical ids of one mode mean nothing in the other.
+            return false;
+        }
         if self.x2apic {
             return self.destination >> 16 == lapic.ldr >> 16 && self.destination & lapic.ldr & 0xffff != 0;
         }
         let ldr = lapic.ldr >> 24;
         match lapic.dfr >> 28 {
             0xf => self.destination & ldr != 0,
-            _ => self.destination >> 4 == ldr >> 4 && self.destination & ldr & 0xf != 0,
+            0 => self.destination >> 4 == ldr >> 4 && self.destination & ldr & 0xf != 0,
+            _ => false,
         }
     }
 }
@@ -95,28 +122,36 @@ impl Icr {
 impl<M: Machine> Hypervisor<M> {
     /// Carries out an interrupt command of `from`'s. At most one pass over the domain's vCPUs.
     pub(super) fn send_ipi(&self, from: &VcpuRef<M>, icr: Icr) {
-        if icr.is_init_deassert() {
+        if icr.is_init_deassert() || icr.is_invalid() {
             return;
         }
-        for target in sched::each_vcpu(from.domain()) {
-            let sender = target.id == from.id;
-            if !icr.names(sender, &target.lapic.lock()) {
-                continue;
+        let domain = from.domain();
+        let named = domain.vcpus.iter().filter(|target| icr.names(target.id == from.id, &target.lapic.lock()));
+        if icr.delivery() == Delivery::LowestPriority {
+            // Of those that are on, the one that does the least important work; the first of equals.
+            let on = named.filter_map(|target| {
+                let lapic = target.lapic.lock();
+                lapic.software_enabled().then(|| (lapic.ppr() >> 4, target.id))
+            });
+            if let Some(target) = on.min_by_key(|(priority, _)| *priority).and_then(|(_, id)| VcpuRef::new(domain, id))
+            {
+                self.lapic_set_irr(&target, icr.vector());
             }
+            return;
+        }
+        for target in named.filter_map(|target| VcpuRef::new(domain, target.id)) {
             self.deliver(&target, icr);
-            if icr.delivery() == Delivery::LowestPriority {
-                // Without priorities between processors any of those named will do.
-                break;
-            }
         }
     }
 
     fn deliver(&self, target: &VcpuRef<M>, icr: Icr) {
         match icr.delivery() {
             Delivery::Fixed | Delivery::LowestPriority => self.lapic_set_irr(target, icr.vector()),
+            // A processor that waits for a start-up IPI takes nothing else.
+            Delivery::Nmi if target.lapic.lock().waits_for_sipi => {}
             Delivery::Nmi => self.send_nmi(target),
             Delivery::Init => self.init_vcpu(target),
-            Delivery::StartUp => self.start_up(target.domain(), target, icr.vector()),
+            Delivery::StartUp => self.start_up(target, icr.vector()),
             Delivery::Other => {}
         }
     }
@@ -127,20 +162,22 @@ impl<M: Machine> Hypervisor<M> {
         self.notify_vcpu(target);
     }
 
-    /// INIT: the vCPU stops and waits for a start-up IPI.
+    /// INIT: the vCPU stops and waits for a start-up IPI. One that waits already is reset once more.
     fn init_vcpu(&self, target: &VcpuRef<M>) {
         sched::set_down(self, target);
         let mut lapic = target.lapic.lock();
         lapic.reset();
         lapic.waits_for_sipi = true;
-        drop(lapic);
         target.withdraw(Attention::NMI | Attention::LAPIC);
         crate::timer::set_lapic_timer(self, target, None);
+        drop(lapic);
+        // A domain whose last vCPU resets itself has nobody left to start it.
+        sched::sleep::shut_down_if_stopped(self, target.domain());
     }
 
     /// A start-up IPI: a vCPU that waits for one begins in real mode; any other ignores it.
-    fn start_up(&self, domain: &Arc<Domain<M>>, target: &VcpuRef<M>, vector: u8) {
-        if !core::mem::replace(&mut target.lapic.lock().waits_for_sipi, false) || !domain.lifecycle.is_running() {
+    fn start_up(&self, target: &VcpuRef<M>, vector: u8) {
+        if !core::mem::replace(&mut target.lapic.lock().waits_for_sipi, false) {
             return;
         }
         *target.start.lock() = Some(StartState::real_mode(vector));

@@ -4,13 +4,18 @@
 //! [`access`] connects it to guests (xAPIC page, x2APIC MSRs), [`ipi`] to other vCPUs, [`entry`] to what is injected.
 //! There are no devices and no I/O APIC, so everything is edge-triggered.
 //!
+//! Locking: one lock of rank LAPIC around it. [`crate::vcpu::Attention::LAPIC`] is raised after, and withdrawn only
+//! under, that lock: see [`entry`].
+//!
 //! Specification: AMD64 Architecture Programmer's Manual volume 2, chapter 16; Intel SDM volume 3, chapter 11.
 
 pub mod access;
 pub mod entry;
 pub mod ipi;
+mod timer;
 
 use ipi::Icr;
+use timer::Timer;
 
 /// Where the xAPIC page is. It cannot be moved.
 pub const APIC_DEFAULT_BASE: u64 = 0xfee0_0000;
@@ -65,6 +70,9 @@ const LVT_COUNT: usize = 6;
 /// Bits of each LVT entry that can be written: vector and mask, then delivery mode where there is one, pin polarity and
 /// trigger for the two pins; the timer has its periodic bit.
 const LVT_WRITABLE: [u32; LVT_COUNT] = [0x300ff, 0x107ff, 0x107ff, 0x1a7ff, 0x1a7ff, 0x100ff];
+/// Bits of an LVT entry that only the APIC changes, and always reads as 0 here: delivery status, and the pins' remote
+/// IRR. Writing them is no error.
+const LVT_STATUS: [u32; LVT_COUNT] = [1 << 12, 1 << 12, 1 << 12, 0x5000, 0x5000, 1 << 12];
 const ESR_SEND_ILLEGAL_VECTOR: u32 = 1 << 5;
 const ESR_RECEIVE_ILLEGAL_VECTOR: u32 = 1 << 6;
 const ESR_ILLEGAL_REGISTER: u32 = 1 << 7;
@@ -98,37 +106,6 @@ impl Vectors {
     fn highest(&self) -> Option<u8> {
         let (index, word) = self.0.iter().enumerate().rev().find(|(_, word)| **word != 0)?;
         Some((index * 32) as u8 + word.ilog2() as u8)
-    }
-}
-
-/// The timer. One tick of the undivided clock is a nanosecond.
-#[derive(Clone, Copy, Debug)]
-struct Timer {
-    initial: u32,
-    divide: u32,
-    /// When the running count began (ns).
-    started: u64,
-    running: bool,
-}
-
-impl Timer {
-    /// log2 of the divisor.
-    fn shift(self) -> u32 {
-        // Bits 0, 1 and 3 count 2, 4, … 128; the last code is 1.
-        ((self.divide & 3 | self.divide >> 1 & 4) + 1) & 7
-    }
-
-    fn period(self) -> u64 {
-        u64::from(self.initial) << self.shift()
-    }
-
-    fn current(self, now: u64, periodic: bool) -> u32 {
-        let elapsed = now.saturating_sub(self.started);
-        let period = self.period();
-        if !self.running || period == 0 || (!periodic && elapsed >= period) {
-            return 0;
-        }
-        ((period - elapsed % period) >> self.shift()) as u32
     }
 }
 
@@ -167,7 +144,7 @@ impl Lapic {
             errors: 0,
             lvt: [0; LVT_COUNT],
             icr: 0,
-            timer: Timer { initial: 0, divide: 0, started: 0, running: false },
+            timer: Timer::default(),
             irr: Vectors::default(),
             isr: Vectors::default(),
             waits_for_sipi: id != 0,
@@ -186,7 +163,7 @@ impl Lapic {
         self.errors = 0;
         self.lvt = [LVT_MASKED; LVT_COUNT];
         self.icr = 0;
-        self.timer = Timer { initial: 0, divide: 0, started: 0, running: false };
+        self.timer = Timer::default();
         self.irr = Vectors::default();
         self.isr = Vectors::default();
     }
@@ -250,9 +227,26 @@ impl Lapic {
         if self.tpr & 0xf0 >= in_service { self.tpr } else { in_service }
     }
 
-    /// Notes an interrupt. `false` when it cannot come: the APIC is off, or the vector is not legal.
+    /// Notes an interrupt. `false` when none comes of it: the APIC is off, or the vector is not legal.
     pub fn set_irr(&mut self, vector: u8) -> bool {
         if !self.software_enabled() {
+            return false;
+        }
+        if vector < FIRST_VECTOR {
+            return self.note_error(ESR_RECEIVE_ILLEGAL_VECTOR);
+        }
+        self.irr.set(vector);
+        true
+    }
+
+    /// Notes an error. Whether an interrupt came of it: the first of its kind since ESR was written has one, if the
+    /// guest wants it.
+    fn note_error(&mut self, error: u32) -> bool {
+        let entry = self.lvt_entry(register::LVT_ERROR);
+        let first = self.errors & error == 0;
+        self.errors |= error;
+        let vector = entry as u8;
+        if !first || entry & LVT_MASKED != 0 || !self.software_enabled() {
             return false;
         }
         if vector < FIRST_VECTOR {
@@ -289,10 +283,20 @@ impl Lapic {
         self.lvt[0] & LVT_PERIODIC != 0
     }
 
+    fn timer_masked(&self) -> bool {
+        self.lvt[0] & LVT_MASKED != 0
+    }
+
     /// Reads a register by number; unknown ones read as 0 and are noted as an error.
     pub fn read(&mut self, number: u32, now: u64) -> u32 {
         match number {
-            register::ID => if self.is_x2apic() { self.id } else { self.id << 24 },
+            register::ID => {
+                if self.is_x2apic() {
+                    self.id
+                } else {
+                    self.id << 24
+                }
+            }
             register::VERSION => VERSION_VALUE,
             register::TPR => u32::from(self.tpr),
             register::PPR => u32::from(self.ppr()),
@@ -307,11 +311,11 @@ impl Lapic {
             register::ICR => self.icr as u32,
             register::ICR_HIGH => (self.icr >> 32) as u32,
             register::LVT_TIMER..=register::LVT_ERROR => self.lvt_entry(number),
-            register::INITIAL_COUNT => self.timer.initial,
+            register::INITIAL_COUNT => self.timer.initial(),
             register::CURRENT_COUNT => self.timer.current(now, self.is_periodic()),
-            register::DIVIDE => self.timer.divide,
+            register::DIVIDE => self.timer.divide(),
             _ => {
-                self.errors |= ESR_ILLEGAL_REGISTER;
+                self.note_error(ESR_ILLEGAL_REGISTER);
                 0
             }
         }
@@ -324,97 +328,104 @@ impl Lapic {
             register::EOI => self.eoi(),
             register::LDR => self.ldr = value & 0xff00_0000,
             register::DFR => self.dfr = value | 0x0fff_ffff,
-            register::SVR => return self.write_svr(value),
+            register::SVR => return self.write_svr(value, now),
             register::ESR => self.esr = core::mem::take(&mut self.errors),
             register::ICR => {
-                self.icr = self.icr & !0xffff_ffff | u64::from(value & !Icr::PENDING);
+                self.icr = self.icr & !0xffff_ffff | u64::from(value & Icr::WRITABLE);
                 return self.send();
             }
             register::ICR_HIGH => self.icr = self.icr & 0xffff_ffff | u64::from(value & 0xff00_0000) << 32,
             register::LVT_TIMER..=register::LVT_ERROR => return self.write_lvt(number, value, now),
             register::INITIAL_COUNT => {
-                self.timer.initial = value;
-                self.timer.started = now;
-                self.timer.running = value != 0;
+                self.settle_timer(now);
+                self.timer.start(value, now);
                 return Effect::Timer(self.deadline());
             }
             register::DIVIDE => {
-                let current = self.timer.current(now, self.is_periodic());
-                self.timer.divide = value & 0b1011;
-                // The count goes on from where it is, at the new speed.
-                let remaining = u64::from(self.timer.initial.saturating_sub(current)) << self.timer.shift();
-                self.timer.started = now.saturating_sub(remaining);
+                self.settle_timer(now);
+                self.timer.set_divide(value, now);
                 return Effect::Timer(self.deadline());
             }
-            register::ID | register::VERSION => {}
-            _ => self.errors |= ESR_ILLEGAL_REGISTER,
+            // Read-only.
+            register::ID | register::VERSION | register::PPR | register::ISR..=0x27 | register::CURRENT_COUNT => {}
+            _ => {
+                self.note_error(ESR_ILLEGAL_REGISTER);
+            }
         }
         Effect::None
     }
 
     /// Sets the whole ICR (x2APIC) and sends.
     fn write_icr(&mut self, value: u64) -> Effect {
-        self.icr = value & !u64::from(Icr::PENDING);
+        self.icr = value & (u64::from(Icr::WRITABLE) | !0xffff_ffff);
         self.send()
+    }
+
+    /// Sends the caller `vector` (x2APIC's short form); a vector no APIC accepts is an error of the sender.
+    fn self_ipi(&mut self, vector: u8) -> bool {
+        if vector < FIRST_VECTOR { self.note_error(ESR_SEND_ILLEGAL_VECTOR) } else { self.set_irr(vector) }
     }
 
     fn send(&mut self) -> Effect {
         let icr = Icr::new(self.icr, self.is_x2apic());
         if icr.has_illegal_vector() {
-            self.errors |= ESR_SEND_ILLEGAL_VECTOR;
+            self.note_error(ESR_SEND_ILLEGAL_VECTOR);
             return Effect::None;
         }
         Effect::Ipi(icr)
     }
 
-    fn write_svr(&mut self, value: u32) -> Effect {
+    /// Turning the APIC off by software masks all entries; the count goes on, and its interrupt does not come.
+    fn write_svr(&mut self, value: u32, now: u64) -> Effect {
+        self.settle_timer(now);
         self.svr = value & SVR_WRITABLE;
         if self.svr & SVR_ENABLED == 0 {
             for entry in &mut self.lvt {
                 *entry |= LVT_MASKED;
             }
         }
-        Effect::None
+        Effect::Timer(self.deadline())
     }
 
     fn write_lvt(&mut self, number: u32, value: u32, now: u64) -> Effect {
         let index = (number - register::LVT_TIMER) as usize;
-        let was_periodic = self.is_periodic();
         let mut entry = value & LVT_WRITABLE[index];
         if self.svr & SVR_ENABLED == 0 {
             entry |= LVT_MASKED;
         }
-        self.lvt[index] = entry;
-        if number != register::LVT_TIMER || was_periodic == self.is_periodic() {
+        if number != register::LVT_TIMER {
+            self.lvt[index] = entry;
             return Effect::None;
         }
-        // A count that already ended does not begin again by a change of mode.
-        if !was_periodic && self.timer.current(now, false) == 0 {
-            self.timer.running = false;
-        }
+        // What ended under the old entry is done with by its rules.
+        self.settle_timer(now);
+        self.timer.align(now);
+        self.lvt[index] = entry;
         Effect::Timer(self.deadline())
     }
 
+    /// When the timer's interrupt is due: never for one that is masked.
     fn deadline(&self) -> Option<u64> {
-        (self.timer.running && self.timer.period() > 0).then(|| self.timer.started.saturating_add(self.timer.period()))
+        if self.timer_masked() { None } else { self.timer.deadline() }
     }
 
-    /// The timer's deadline has come: notes its interrupt. Whether one is to be delivered, and the next deadline.
+    /// Brings the timer up to `now`: a count that has reached zero is stopped, or begins again, and its interrupt is
+    /// noted unless it is masked. Whether one was.
+    fn settle_timer(&mut self, now: u64) -> bool {
+        let ended = self.timer.settle(now, self.is_periodic());
+        ended && !self.timer_masked() && self.set_irr(self.lvt[0] as u8)
+    }
+
+    /// The timer's deadline may have come: notes its interrupt. Whether one is to be delivered, and the next deadline.
     pub fn timer_expired(&mut self, now: u64) -> (bool, Option<u64>) {
-        match self.deadline() {
-            Some(deadline) if deadline <= now => {}
-            other => return (false, other),
-        }
-        if self.is_periodic() {
-            // Periods that were missed are lost, as when interrupts are off too long.
-            let period = self.timer.period();
-            self.timer.started = now - (now - self.timer.started) % period;
-        } else {
-            self.timer.running = false;
-        }
-        let entry = self.lvt[0];
-        let delivered = entry & LVT_MASKED == 0 && self.set_irr(entry as u8);
+        let delivered = self.settle_timer(now);
         (delivered, self.deadline())
+    }
+
+    /// Bits that mean nothing in the LVT entry `number`: setting one faults in x2APIC mode.
+    fn lvt_reserved(number: u32) -> u32 {
+        let index = (number - register::LVT_TIMER) as usize;
+        !(LVT_WRITABLE[index] | LVT_STATUS[index])
     }
 }
 
