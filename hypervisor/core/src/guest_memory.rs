@@ -38,8 +38,15 @@ impl<M: Machine> Call<'_, M> {
     ///
     /// # Errors
     /// `EFAULT`: see the module.
+    #[inline]
     pub fn read_guest_bytes(&self, address: u64, bytes: &mut [u8]) -> Result<(), Errno> {
         let machine = &self.hv.machine;
+        if fits_page(address, bytes.len()) {
+            let p2m = self.current.domain().memory.p2m.read();
+            let mfn = self.locate(&p2m, address, Access::Read).ok_or(Errno::EFAULT)?;
+            copy_in(machine, MachineAddress::in_frame(mfn, page_offset(address)), bytes);
+            return Ok(());
+        }
         self.each_page(address, bytes.len(), Access::Read, |at, range| copy_in(machine, at, &mut bytes[range]))
     }
 
@@ -47,8 +54,15 @@ impl<M: Machine> Call<'_, M> {
     ///
     /// # Errors
     /// `EFAULT`: see the module.
+    #[inline]
     pub fn write_guest_bytes(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
         let machine = &self.hv.machine;
+        if fits_page(address, bytes.len()) {
+            let p2m = self.current.domain().memory.p2m.read();
+            let mfn = self.locate(&p2m, address, Access::Write).ok_or(Errno::EFAULT)?;
+            copy_out(machine, MachineAddress::in_frame(mfn, page_offset(address)), bytes);
+            return Ok(());
+        }
         self.each_page(address, bytes.len(), Access::Write, |at, range| copy_out(machine, at, &bytes[range]))
     }
 
@@ -145,6 +159,7 @@ impl<M: Machine> Call<'_, M> {
 
     /// Calls `copy` with the machine address of each part of `length` bytes at `address` that lies in one page, and the
     /// range of bytes it is.
+    #[inline(never)]
     fn each_page(
         &self,
         address: u64,
@@ -171,12 +186,13 @@ impl<M: Machine> Call<'_, M> {
     /// The frame behind a virtual address, from the cache if what it remembers still holds.
     fn locate(&self, p2m: &P2m<M>, address: u64, access: Access) -> Option<Mfn> {
         let machine = &self.hv.machine;
-        let key = cache::Key::new(&self.paging, address, p2m.generation());
-        if let Some(mfn) = self.current.walks.find(machine, &key, access) {
+        let walks = &self.current.walks;
+        let key = cache::Key::new(&self.paging, address);
+        if let Some(mfn) = walks.find(machine, p2m, &key, access) {
             return Some(mfn);
         }
         let found = walk::walk(machine, p2m, &self.paging, address, access)?;
-        self.current.walks.remember(&key, &found);
+        walks.remember(p2m, &key, &found);
         Some(found.mfn)
     }
 }
@@ -245,12 +261,17 @@ impl<M: Machine> Hypervisor<M> {
     }
 }
 
+/// Whether `length` bytes at `address`, at least one, are in one page. Then they do not wrap either.
+fn fits_page(address: u64, length: usize) -> bool {
+    length != 0 && page_offset(address) + length <= PAGE_SIZE
+}
+
 fn page_offset(address: u64) -> usize {
     address as usize % PAGE_SIZE
 }
 
 /// Most bytes copied as words; a longer copy is better done by the machine.
-const WORDS: usize = 64;
+const WORDS: usize = 512;
 
 /// Copies out of RAM, word by word where size and alignment allow: whole words are then read at once.
 fn copy_in<M: Machine>(machine: &M, at: MachineAddress, bytes: &mut [u8]) {
@@ -260,7 +281,7 @@ fn copy_in<M: Machine>(machine: &M, at: MachineAddress, bytes: &mut [u8]) {
             let word = machine.word64(MachineAddress(at.0 + 8 * index as u64)).load(Ordering::Relaxed);
             chunk.copy_from_slice(&word.to_le_bytes());
         }
-    } else if shape % 4 == 0 && bytes.len() <= WORDS / 2 {
+    } else if shape % 4 == 0 && bytes.len() <= WORDS {
         for (index, chunk) in bytes.chunks_exact_mut(4).enumerate() {
             let word = machine.word32(MachineAddress(at.0 + 4 * index as u64)).load(Ordering::Relaxed);
             chunk.copy_from_slice(&word.to_le_bytes());
@@ -278,7 +299,7 @@ fn copy_out<M: Machine>(machine: &M, at: MachineAddress, bytes: &[u8]) {
             let word = machine.word64(MachineAddress(at.0 + 8 * index as u64));
             word.store(u64::from_le_bytes(*chunk), Ordering::Relaxed);
         }
-    } else if shape % 4 == 0 && bytes.len() <= WORDS / 2 {
+    } else if shape % 4 == 0 && bytes.len() <= WORDS {
         for (index, chunk) in bytes.as_chunks::<4>().0.iter().enumerate() {
             let word = machine.word32(MachineAddress(at.0 + 4 * index as u64));
             word.store(u32::from_le_bytes(*chunk), Ordering::Relaxed);

@@ -39,6 +39,8 @@ pub const MAX_ORDER: u32 = 18;
 const ORDERS: usize = MAX_ORDER as usize + 1;
 /// Pins are counted by regions of this size too, so that giving back a superpage need not look at each frame.
 const REGION_ORDER: u32 = 9;
+/// Blocks freed without letting others at the lock.
+const CHAIN_BATCH: usize = 64;
 
 /// Who a frame belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -402,8 +404,14 @@ impl FrameHeap {
 
     /// Gives back a page table. An empty one is all zero, so it need not be cleared.
     pub(crate) fn free_page_table(&self, table: Extent) {
-        let entries = self.frame(table.first().0 as u32).count.swap(0, Ordering::Relaxed);
-        self.give_back(table, if entries == 0 { Kind::Clean } else { Kind::Dirty });
+        self.free_table_locked(&mut self.state.lock(), table);
+    }
+
+    fn free_table_locked(&self, state: &mut HeapState, table: Extent) {
+        let count = &self.frame(table.first().0 as u32).count;
+        let entries = count.load(Ordering::Relaxed);
+        count.store(0, Ordering::Relaxed);
+        self.give_back_locked(state, table, if entries == 0 { Kind::Clean } else { Kind::Dirty });
     }
 
     fn give_back(&self, extent: Extent, kind: Kind) {
@@ -544,19 +552,45 @@ impl FrameHeap {
         self.region_pins[(mfn.0 >> REGION_ORDER) as usize].fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Takes back a block that has left its domain's p2m and every TLB: frees it, except for frames that are still
-    /// pinned; those go with their last pin.
+    /// Takes back blocks that have left their domain's p2m and every TLB, chained through their records: frees them,
+    /// except for frames that are still pinned; those go with their last pin.
+    pub(crate) fn free_chain(&self, head: u32) {
+        let mut at = head;
+        while at != NIL {
+            let mut state = self.state.lock();
+            for _ in 0..CHAIN_BATCH {
+                if at == NIL {
+                    break;
+                }
+                let info = self.frame(at);
+                let (next, record) = (info.next(), info.state());
+                let extent = Extent::from_record(Mfn(u64::from(at)), record.order);
+                if record.used_as == Use::PageTable {
+                    self.free_table_locked(&mut state, extent);
+                } else {
+                    self.free_unless_pinned_locked(&mut state, extent);
+                }
+                at = next;
+            }
+        }
+    }
+
+    /// [`FrameHeap::free_chain`] for one block.
     pub(crate) fn free_unless_pinned(&self, extent: Extent) {
+        self.free_unless_pinned_locked(&mut self.state.lock(), extent);
+    }
+
+    fn free_unless_pinned_locked(&self, state: &mut HeapState, extent: Extent) {
         if !self.region_pinned(&extent) {
-            return self.free(extent);
+            return self.give_back_locked(state, extent, Kind::Dirty);
         }
         let (first, order) = extent.into_record();
         self.split_record(first, order, 0);
         for mfn in (first.0..first.0 + (1 << order)).map(Mfn) {
-            let info = &self.frames[mfn.0 as usize];
-            if info.count.load(Ordering::SeqCst) == 0 || info.count.fetch_or(ORPHANED, Ordering::SeqCst) == 0 {
-                info.count.store(0, Ordering::SeqCst);
-                self.free(Extent::from_record(mfn, 0));
+            let count = &self.frames[mfn.0 as usize].count;
+            if count.load(Ordering::SeqCst) == 0 || count.fetch_or(ORPHANED, Ordering::SeqCst) == 0 {
+                count.store(0, Ordering::SeqCst);
+                self.give_back_locked(state, Extent::from_record(mfn, 0), Kind::Dirty);
             }
         }
     }
@@ -582,11 +616,6 @@ impl FrameHeap {
             self.frames[(first.0 + index) as usize].set_state(State::NONE);
         }
         self.frames[first.0 as usize].set_state(state);
-    }
-
-    /// Whether this is the head of a page table's block.
-    pub(crate) fn is_page_table(&self, mfn: u32) -> bool {
-        self.frames[mfn as usize].state().used_as == Use::PageTable
     }
 
     /// The order of the block that `mfn` is the head of.

@@ -27,6 +27,10 @@ pub use retire::{Flushed, MAX_FOREIGN, Retired};
 pub const GFN_LIMIT: u64 = 1 << 28;
 const ROOT_LEVEL: u32 = 3;
 const ENTRIES: u32 = 512;
+/// Losses of translations are noted by this many regions.
+const REGIONS: usize = 64;
+/// No table: a gfn that far up does not exist.
+const NO_RECENT: (u64, Mfn) = (u64::MAX, Mfn(0));
 
 /// Whose frame a leaf maps.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,9 +138,6 @@ impl Slot {
     }
 }
 
-/// The path from the root to an entry: `slots[level]` for the levels from the entry's own to the root's.
-type Path = [Slot; ROOT_LEVEL as usize + 1];
-
 /// The table.
 pub struct P2m<M: Machine> {
     root: Option<Mfn>,
@@ -144,6 +145,10 @@ pub struct P2m<M: Machine> {
     tables: u64,
     table_limit: u64,
     generation: u64,
+    /// By [`region_of`] a gfn: the generation that last lost a translation there.
+    lost: [u64; REGIONS],
+    /// The table of level 0 that was changed last, and which 512 gfns it is for.
+    recent: (u64, Mfn),
     closed: bool,
     machine: PhantomData<fn() -> M>,
 }
@@ -153,7 +158,16 @@ impl<M: Machine> P2m<M> {
     pub fn new(frames: Frames<'_, M>, table_limit: u64) -> Option<Self> {
         let root = frames.heap.allocate_page_table(frames.machine)?;
         let (root, _) = root.into_record();
-        Some(Self { root: Some(root), tables: 0, table_limit, generation: 0, closed: false, machine: PhantomData })
+        Some(Self {
+            root: Some(root),
+            tables: 0,
+            table_limit,
+            generation: 0,
+            lost: [0; REGIONS],
+            recent: NO_RECENT,
+            closed: false,
+            machine: PhantomData,
+        })
     }
 
     /// The root's frame.
@@ -167,6 +181,28 @@ impl<M: Machine> P2m<M> {
     /// Changes with each removal or replacement of a translation, never with an addition.
     pub fn generation(&self) -> u64 {
         self.generation
+    }
+
+    /// Whether no translation in `regions` (a set of bits numbered by [`region_of`]) has been lost since `generation`.
+    pub(crate) fn unchanged_since(&self, generation: u64, regions: u64) -> bool {
+        let mut left = regions;
+        while left != 0 {
+            if self.lost[left.trailing_zeros() as usize] > generation {
+                return false;
+            }
+            left &= left - 1;
+        }
+        true
+    }
+
+    /// Notes that the translations of a leaf at `gfn` are going.
+    fn note_loss(&mut self, gfn: Gfn, level: u32) {
+        self.generation += 1;
+        if level == 2 {
+            self.lost = [self.generation; REGIONS];
+        } else {
+            self.lost[region_of(gfn) as usize] = self.generation;
+        }
     }
 
     /// Forbids additions from now on: the domain ends.
@@ -189,8 +225,10 @@ impl<M: Machine> P2m<M> {
         if gfn.0 >= GFN_LIMIT {
             return None;
         }
-        let mut table = self.root?;
-        let mut level = ROOT_LEVEL;
+        let (mut table, mut level) = match self.recent_slot(gfn) {
+            Some(slot) => (slot.table, 0),
+            None => (self.root?, ROOT_LEVEL),
+        };
         loop {
             match Slot::in_table(table, level, gfn.0).read(machine) {
                 Entry::Absent => return None,
@@ -209,20 +247,36 @@ impl<M: Machine> P2m<M> {
 
     /// The frame that would continue a neighbour of `gfn`'s: with it, a split superpage becomes whole again.
     pub fn continuation(&self, machine: &M, gfn: Gfn) -> Option<Mfn> {
-        let mut table = self.root?;
-        for level in (1..=ROOT_LEVEL).rev() {
-            match Slot::in_table(table, level, gfn.0).read(machine) {
-                Entry::Table(next) => table = next,
-                _ => return None,
-            }
-        }
-        let slot = Slot::in_table(table, 0, gfn.0);
+        let slot = self.existing_slot(machine, gfn, 0)?;
         let (neighbour, ahead) = if slot.index == 0 { (1, true) } else { (slot.index - 1, false) };
         match (Slot { index: neighbour, ..slot }).read(machine) {
             Entry::Leaf(Leaf { mfn, kind: FrameKind::Ram, .. }) if ahead => mfn.0.checked_sub(1).map(Mfn),
             Entry::Leaf(Leaf { mfn, kind: FrameKind::Ram, .. }) => Some(Mfn(mfn.0 + 1)),
             _ => None,
         }
+    }
+
+    /// The place for `gfn`'s entry in the table that was changed last, if that is the one.
+    fn recent_slot(&self, gfn: Gfn) -> Option<Slot> {
+        (self.recent.0 == gfn.0 >> 9).then(|| Slot::in_table(self.recent.1, 0, gfn.0))
+    }
+
+    /// The place for `gfn`'s entry at `level`, if there are tables down to there.
+    fn existing_slot(&self, machine: &M, gfn: Gfn, level: u32) -> Option<Slot> {
+        if let Some(slot) = self.recent_slot(gfn).filter(|_| level == 0) {
+            return Some(slot);
+        }
+        let mut slot = Slot::in_table(self.root?, ROOT_LEVEL, gfn.0);
+        while slot.level != level {
+            let Entry::Table(next) = slot.read(machine) else { return None };
+            slot = Slot::in_table(next, slot.level - 1, gfn.0);
+        }
+        Some(slot)
+    }
+
+    /// The entry that points to the table of `slot`, which is on the way to `gfn` and not the root.
+    fn above(&self, machine: &M, gfn: Gfn, slot: Slot) -> Slot {
+        self.existing_slot(machine, gfn, slot.level + 1).expect("a table has an entry above it")
     }
 
     /// The first mapped gfn at or above `from`, with the order of its leaf.
@@ -301,8 +355,7 @@ impl<M: Machine> P2m<M> {
         if self.closed || order % 9 != 0 || level > M::Format::largest_leaf_level() || !aligned || gfn.0 >= GFN_LIMIT {
             return Err(Errno::EINVAL);
         }
-        let path = self.descend(frames, gfn, level, retired)?;
-        let slot = path[level as usize];
+        let slot = self.descend(frames, gfn, level, retired)?;
         let old = slot.read(frames.machine);
         if !self.may_replace(frames, old, level, retired) {
             return Err(Errno::EINVAL);
@@ -311,10 +364,10 @@ impl<M: Machine> P2m<M> {
         if old == Entry::Absent {
             count(frames.heap, slot.table).fetch_add(1, Ordering::Relaxed);
         } else {
-            self.generation += 1;
+            self.note_loss(gfn, level);
             self.retire(frames, old, level, retired);
         }
-        self.merge_upwards(frames, &path, level, retired);
+        self.merge_upwards(frames, gfn, slot, retired);
         Ok(())
     }
 
@@ -358,9 +411,9 @@ impl<M: Machine> P2m<M> {
         }
         let aligned = if gfn.0 == 0 { found.order } else { gfn.0.trailing_zeros() };
         let level = found.order.min(most).min(aligned) / 9;
-        let path = self.descend(frames, gfn, level, retired)?;
-        self.generation += 1;
-        self.clear(frames, &path, level, retired);
+        let slot = self.descend(frames, gfn, level, retired)?;
+        self.note_loss(gfn, level);
+        self.clear(frames, gfn, slot, retired);
         retired.note_change();
         let leaf = Leaf { mfn: found.mfn, kind: found.kind, writable: found.writable };
         Ok((Translation { order: 9 * level, ..found }, leaf))
@@ -378,16 +431,18 @@ impl<M: Machine> P2m<M> {
     pub fn free_root(&mut self, heap: &FrameHeap) {
         if let Some(root) = self.root.take() {
             assert_eq!(count(heap, root).load(Ordering::Relaxed), 0, "p2m freed with mappings");
+            self.recent = NO_RECENT;
             heap.free_page_table(Extent::from_record(root, 0));
         }
     }
 
-    /// Goes down to the table of `level` that covers `gfn`, makes tables that are missing and splits leaves in the way.
-    fn descend(&mut self, frames: Frames<'_, M>, gfn: Gfn, level: u32, retired: &mut Retired) -> Result<Path, Errno> {
-        let root = Slot::in_table(self.root.ok_or(Errno::EINVAL)?, ROOT_LEVEL, gfn.0);
-        let mut path = [root; ROOT_LEVEL as usize + 1];
-        for above in (level + 1..=ROOT_LEVEL).rev() {
-            let slot = path[above as usize];
+    /// Goes down to the place of `gfn`'s entry at `level`, makes tables that are missing and splits leaves in the way.
+    fn descend(&mut self, frames: Frames<'_, M>, gfn: Gfn, level: u32, retired: &mut Retired) -> Result<Slot, Errno> {
+        if let Some(slot) = self.recent_slot(gfn).filter(|_| level == 0) {
+            return Ok(slot);
+        }
+        let mut slot = Slot::in_table(self.root.ok_or(Errno::EINVAL)?, ROOT_LEVEL, gfn.0);
+        while slot.level != level {
             let table = match slot.read(frames.machine) {
                 Entry::Table(table) => table,
                 Entry::Absent => match self.new_table(frames) {
@@ -397,28 +452,29 @@ impl<M: Machine> P2m<M> {
                         table
                     }
                     Err(errno) => {
-                        self.undo_descent(frames, &path, above, retired);
+                        self.remove_empty(frames, gfn, slot, retired);
                         return Err(errno);
                     }
                 },
                 Entry::Leaf(leaf) => self.split(frames, slot, leaf)?,
             };
-            path[above as usize - 1] = Slot::in_table(table, above - 1, gfn.0);
+            slot = Slot::in_table(table, slot.level - 1, gfn.0);
         }
-        Ok(path)
+        if level == 0 {
+            self.recent = (gfn.0 >> 9, slot.table);
+        }
+        Ok(slot)
     }
 
-    /// Takes away the tables that a descent made before it failed at `failed`: the last ones of the path, and empty.
-    fn undo_descent(&mut self, frames: Frames<'_, M>, path: &Path, failed: u32, retired: &mut Retired) {
-        for level in failed..ROOT_LEVEL {
-            let table = path[level as usize].table;
-            if count(frames.heap, table).load(Ordering::Relaxed) != 0 {
-                return;
-            }
-            let above = path[level as usize + 1];
+    /// Takes the table of `slot` out if it is empty, and those above it that become so.
+    fn remove_empty(&mut self, frames: Frames<'_, M>, gfn: Gfn, slot: Slot, retired: &mut Retired) {
+        let mut slot = slot;
+        while slot.level != ROOT_LEVEL && count(frames.heap, slot.table).load(Ordering::Relaxed) == 0 {
+            let above = self.above(frames.machine, gfn, slot);
             above.store(frames.machine, 0);
             count(frames.heap, above.table).fetch_sub(1, Ordering::Relaxed);
-            self.retire_table(frames, table, retired);
+            self.retire_table(frames, slot.table, retired);
+            slot = above;
         }
     }
 
@@ -448,15 +504,17 @@ impl<M: Machine> P2m<M> {
         Ok(table)
     }
 
-    /// Makes a superpage of each table on the path that has become one, from `level` up.
-    fn merge_upwards(&mut self, frames: Frames<'_, M>, path: &Path, level: u32, retired: &mut Retired) {
-        for level in level..M::Format::largest_leaf_level() {
-            let slot = path[level as usize];
+    /// Makes a superpage of the table of `slot`, and of those above it, if they have become one.
+    fn merge_upwards(&mut self, frames: Frames<'_, M>, gfn: Gfn, slot: Slot, retired: &mut Retired) {
+        let mut slot = slot;
+        while slot.level < M::Format::largest_leaf_level() {
             let Some(leaf) = superpage_in(frames, slot) else { return };
-            let order = 9 * level;
+            let order = 9 * slot.level;
             frames.heap.merge_record(leaf.mfn, order + 9, order);
-            path[level as usize + 1].store(frames.machine, M::Format::leaf(leaf, level + 1));
+            let above = self.above(frames.machine, gfn, slot);
+            above.store(frames.machine, M::Format::leaf(leaf, above.level));
             self.retire_table(frames, slot.table, retired);
+            slot = above;
         }
     }
 
@@ -474,16 +532,11 @@ impl<M: Machine> P2m<M> {
         }
     }
 
-    /// Clears an entry, and those above it whose tables become empty.
-    fn clear(&mut self, frames: Frames<'_, M>, path: &Path, level: u32, retired: &mut Retired) {
-        for level in level..=ROOT_LEVEL {
-            let slot = path[level as usize];
-            slot.store(frames.machine, 0);
-            let left = count(frames.heap, slot.table).fetch_sub(1, Ordering::Relaxed) - 1;
-            if left != 0 || level == ROOT_LEVEL {
-                return;
-            }
-            self.retire_table(frames, slot.table, retired);
+    /// Clears an entry, and takes out the tables that become empty.
+    fn clear(&mut self, frames: Frames<'_, M>, gfn: Gfn, slot: Slot, retired: &mut Retired) {
+        slot.store(frames.machine, 0);
+        if count(frames.heap, slot.table).fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.remove_empty(frames, gfn, slot, retired);
         }
     }
 
@@ -511,8 +564,14 @@ impl<M: Machine> P2m<M> {
     /// Retires a table that no entry points to any more.
     fn retire_table(&mut self, frames: Frames<'_, M>, table: Mfn, retired: &mut Retired) {
         self.tables -= 1;
+        self.recent = NO_RECENT;
         retired.push(frames.heap, Extent::from_record(table, 0));
     }
+}
+
+/// Which of the [`REGIONS`] a gfn is in: gfns of one superpage are in one.
+pub(crate) fn region_of(gfn: Gfn) -> u32 {
+    (gfn.0 >> 9) as u32 % REGIONS as u32
 }
 
 /// What [`P2m::inspect`] reports.

@@ -1,8 +1,8 @@
 //! Walks remembered, and checked again before each use.
 //!
-//! An answer holds if the paging registers that shape a walk are the same, no translation has left the p2m since
-//! (additions do not matter), and every entry on the way still contains what it did. The entries' frames cannot have
-//! changed hands: that would have been a removal. So a hit costs one load per level instead of a walk of the guest's
+//! An answer holds if the paging registers that shape a walk are the same, the p2m has lost no translation since in the
+//! regions that the tables and the page are in (additions do not matter), and every entry on the way still contains what
+//! it did. The entries' frames cannot have changed hands: that would have been a loss. So a hit costs one load per level instead of a walk of the guest's
 //! tables with a walk of the p2m at each level.
 //!
 //! Locking: a try-lock; only the vCPU's own calls come here, so it is free unless something odd happens, and then the
@@ -16,6 +16,7 @@ use super::Access;
 use super::walk::{MAX_STEPS, Step, Walk};
 use crate::hypercall::GuestPaging;
 use crate::machine::{Machine, MachineAddress, PAGE_SHIFT};
+use crate::p2m::P2m;
 
 /// Pages remembered for each vCPU: the hypercall arguments of a kernel live in a few (a stack page or two, some static
 /// ones).
@@ -35,13 +36,12 @@ pub(super) struct Key {
     cr3: u64,
     /// The bits of CR0, CR4 (shifted by 32) and EFER (shifted by 1) that shape a walk. None of them overlap.
     mode: u64,
-    generation: u64,
 }
 
 impl Key {
-    pub(super) fn new(paging: &GuestPaging, address: u64, generation: u64) -> Self {
+    pub(super) fn new(paging: &GuestPaging, address: u64) -> Self {
         let mode = paging.cr0 & CR0_BITS | (paging.cr4 & CR4_BITS) << 32 | (paging.efer & EFER_BITS) << 1;
-        Self { page: address >> PAGE_SHIFT, cr3: paging.cr3, mode, generation }
+        Self { page: address >> PAGE_SHIFT, cr3: paging.cr3, mode }
     }
 
     fn slot(&self) -> usize {
@@ -56,6 +56,10 @@ struct Remembered {
     writable: bool,
     steps: u8,
     mfn: u64,
+    /// The p2m's generation when this was last known to hold.
+    generation: u64,
+    /// The regions of the p2m that it depends on.
+    regions: u64,
     path: [Step; MAX_STEPS],
 }
 
@@ -71,13 +75,18 @@ impl WalkCache {
         Self::default()
     }
 
-    /// The frame, if a walk with this key is remembered and still holds. The caller holds the p2m's lock, from before
-    /// it took the generation for the key.
-    pub(super) fn find<M: Machine>(&self, machine: &M, key: &Key, access: Access) -> Option<Mfn> {
-        let entries = self.entries.try_lock()?;
-        let entry = &entries[key.slot()];
+    /// The frame, if a walk with this key is remembered and still holds. The caller holds the p2m's lock.
+    pub(super) fn find<M: Machine>(&self, machine: &M, p2m: &P2m<M>, key: &Key, access: Access) -> Option<Mfn> {
+        let mut entries = self.entries.try_lock()?;
+        let entry = &mut entries[key.slot()];
         if entry.key != *key || !entry.valid || (access == Access::Write && !entry.writable) {
             return None;
+        }
+        if entry.generation != p2m.generation() {
+            if !p2m.unchanged_since(entry.generation, entry.regions) {
+                return None;
+            }
+            entry.generation = p2m.generation();
         }
         let unchanged = entry.path[..usize::from(entry.steps)]
             .iter()
@@ -85,8 +94,8 @@ impl WalkCache {
         unchanged.then_some(Mfn(entry.mfn))
     }
 
-    /// Remembers a walk that was made under the same lock as the key.
-    pub(super) fn remember(&self, key: &Key, walk: &Walk) {
+    /// Remembers a walk that was made under the p2m lock that the caller still holds.
+    pub(super) fn remember<M: Machine>(&self, p2m: &P2m<M>, key: &Key, walk: &Walk) {
         let (Some(mut entries), Some(steps)) = (self.entries.try_lock(), &walk.steps) else { return };
         let entry = &mut entries[key.slot()];
         *entry = Remembered {
@@ -95,6 +104,8 @@ impl WalkCache {
             writable: walk.writable,
             steps: steps.len() as u8,
             mfn: walk.mfn.0,
+            generation: p2m.generation(),
+            regions: walk.regions,
             path: [Step::default(); MAX_STEPS],
         };
         entry.path[..steps.len()].copy_from_slice(steps);

@@ -14,7 +14,7 @@ use shared_abi::xen::{Gfn, Mfn};
 use super::Access;
 use crate::hypercall::GuestPaging;
 use crate::machine::{Machine, MachineAddress, PAGE_SHIFT};
-use crate::p2m::P2m;
+use crate::p2m::{P2m, region_of};
 
 const CR0_WP: u64 = 1 << 16;
 const CR0_PG: u64 = 1 << 31;
@@ -53,6 +53,8 @@ pub(super) struct Walk {
     pub mfn: Mfn,
     /// Whether a write is allowed, and has nothing left to note in the tables.
     pub writable: bool,
+    /// The regions of the p2m that the tables and the page are in.
+    pub regions: u64,
     /// The entries on the way, when all are 64 bits wide.
     pub steps: Option<ArrayVec<Step, MAX_STEPS>>,
 }
@@ -116,6 +118,7 @@ fn walk_tables<M: Machine>(
 ) -> Option<Walk> {
     let mut steps = ArrayVec::new();
     let mut writable = true;
+    let mut regions = 0;
     let mut table = match (shape.wide, shape.levels) {
         (false, _) => paging.cr3 & 0xffff_f000,
         (true, 3) => paging.cr3 & 0xffff_ffe0,
@@ -123,7 +126,9 @@ fn walk_tables<M: Machine>(
     };
     for level in (0..shape.levels).rev() {
         let entry_address = table + entry_offset(shape, level, address);
-        let frame = p2m.lookup(machine, Gfn(entry_address >> PAGE_SHIFT))?;
+        let table_gfn = Gfn(entry_address >> PAGE_SHIFT);
+        let frame = p2m.lookup(machine, table_gfn)?;
+        regions |= 1 << region_of(table_gfn);
         let at = MachineAddress::in_frame(frame.mfn, entry_address as usize % (1 << PAGE_SHIFT));
         // The top level of a PAE walk has neither rights nor accessed bits.
         let plain = shape.wide && shape.levels == 3 && level == 2;
@@ -141,6 +146,7 @@ fn walk_tables<M: Machine>(
                 let steps = shape.wide.then_some(steps);
                 let mut found = finish(machine, p2m, physical, writable, access, steps)?;
                 // A write that has dirty still to set must come back here.
+                found.regions |= regions;
                 found.writable &= entry & DIRTY != 0;
                 return Some(found);
             }
@@ -164,7 +170,7 @@ fn finish<M: Machine>(
     if access == Access::Write && !writable {
         return None;
     }
-    Some(Walk { gfn, mfn: found.mfn, writable, steps })
+    Some(Walk { gfn, mfn: found.mfn, writable, regions: 1 << region_of(gfn), steps })
 }
 
 fn entry_offset(shape: Shape, level: u32, address: u64) -> u64 {

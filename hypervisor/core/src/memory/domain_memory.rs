@@ -7,6 +7,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use arrayvec::ArrayVec;
 use shared_abi::memory::E820Entry;
 use shared_abi::xen::{DomId, Errno, Gfn, Mfn};
 
@@ -14,7 +15,7 @@ use crate::domain::Domain;
 use crate::heap::{Accounts, Extent, NIL, Owner, PinnedFrame, Shortage};
 use crate::hypervisor::Hypervisor;
 use crate::locks::{Mutex, RwLock, rank};
-use crate::machine::{CpuId, Machine};
+use crate::machine::Machine;
 use crate::p2m::{FrameKind, Frames, GFN_LIMIT, Leaf, P2m, Retired, Translation, leaf_order};
 
 /// A domain's memory.
@@ -150,9 +151,13 @@ impl<M: Machine> DomainMemory<M> {
         let (first, order) = extent.into_record();
         // An order between two leaf sizes is mapped in pieces of the smaller.
         let piece = leaf_order::<M>(order);
-        if piece != order {
-            frames.heap.split_record(first, order, piece);
+        if piece == order {
+            let leaf = Leaf { mfn: first, kind: FrameKind::Ram, writable: true };
+            return p2m.map(frames, gfn, order, leaf, retired).inspect_err(|_| {
+                frames.heap.free_untouched(Extent::from_record(first, order));
+            });
         }
+        frames.heap.split_record(first, order, piece);
         for offset in (0..1u64 << order).step_by(1 << piece) {
             let leaf = Leaf { mfn: Mfn(first.0 + offset), kind: FrameKind::Ram, writable: true };
             if let Err(errno) = p2m.map(frames, Gfn(gfn.0 + offset), piece, leaf, retired) {
@@ -408,15 +413,15 @@ impl<M: Machine> Hypervisor<M> {
         memory.translation_generation.fetch_add(1, Ordering::SeqCst);
         let own = self.machine.this_cpu();
         for batch in self.cpus.chunks(FLUSH_BATCH) {
-            let mut stays = [None; FLUSH_BATCH];
-            for (cpu, stay) in batch.iter().zip(&mut stays) {
-                *stay = if cpu.id == own { None } else { cpu.stay_of(memory.id) };
-                if stay.is_some() {
-                    self.machine.kick(CpuId(cpu.id.0));
+            let mut stays = ArrayVec::<_, FLUSH_BATCH>::new();
+            for cpu in batch.iter().filter(|cpu| cpu.id != own) {
+                if let Some(stay) = cpu.stay_of(memory.id) {
+                    self.machine.kick(cpu.id);
+                    stays.push((cpu, stay));
                 }
             }
-            for (cpu, stay) in batch.iter().zip(&stays) {
-                while stay.is_some() && cpu.stay_of(memory.id) == *stay {
+            for (cpu, stay) in stays {
+                while cpu.stay_of(memory.id) == Some(stay) {
                     self.machine.relax();
                 }
             }

@@ -90,14 +90,17 @@ pub(super) fn flags_allowed<M: Machine>(call: &Call<'_, M>, flags: u32) -> bool 
 
 /// Works through the list of a decrease or populate.
 fn run<M: Machine>(call: &Call<'_, M>, adjustment: &Adjustment<M>, start: u64) -> Next {
-    let mut done = start;
     // Large extents make smaller chunks; a single extent is never interrupted.
-    let chunk = (CHUNK >> adjustment.order).max(1) as u64;
+    let chunk = (CHUNK >> adjustment.order).max(1);
+    let mut done = start;
     loop {
-        let mut gfns = [0; CHUNK];
-        let wanted = chunk.min(adjustment.extents - done) as usize;
-        let read = call.read_numbers(adjustment.list, done, &mut gfns[..wanted]);
-        let applied = apply(call, adjustment, &gfns[..read]);
+        let wanted = (adjustment.extents - done).min(chunk as u64) as usize;
+        // The common single extent should not pay for a long list.
+        let applied = if wanted == 1 {
+            read_and_apply::<M, 1>(call, adjustment, done, wanted)
+        } else {
+            read_and_apply::<M, CHUNK>(call, adjustment, done, wanted)
+        };
         done += applied as u64;
         if applied < wanted || done == adjustment.extents {
             return Next::Return(done as i64);
@@ -106,6 +109,18 @@ fn run<M: Machine>(call: &Call<'_, M>, adjustment: &Adjustment<M>, start: u64) -
             return call.continue_memory_op(adjustment.operation, done);
         }
     }
+}
+
+/// Does up to `N` extents from `from` on, and says how many.
+fn read_and_apply<M: Machine, const N: usize>(
+    call: &Call<'_, M>,
+    adjustment: &Adjustment<M>,
+    from: u64,
+    wanted: usize,
+) -> usize {
+    let mut gfns = [0; N];
+    let read = call.read_numbers(adjustment.list, from, &mut gfns[..wanted]);
+    apply(call, adjustment, &gfns[..read])
 }
 
 /// Applies one chunk, with one flush. Gives the number of extents done.

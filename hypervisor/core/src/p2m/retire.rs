@@ -4,7 +4,6 @@
 //! which no CPU can reach the frames through the domain's translations, and from there [`Flushed::free`].
 
 use arrayvec::ArrayVec;
-use shared_abi::xen::Mfn;
 
 use crate::heap::{Extent, FrameHeap, NIL, PinnedFrame};
 use crate::hypervisor::Hypervisor;
@@ -12,7 +11,7 @@ use crate::machine::Machine;
 use crate::memory::DomainMemory;
 
 /// Most foreign mappings one batch may remove.
-pub const MAX_FOREIGN: usize = 16;
+pub const MAX_FOREIGN: usize = 4;
 
 /// Blocks out of a p2m that some TLB may still reach.
 #[derive(Debug)]
@@ -92,18 +91,7 @@ pub struct Flushed {
 impl Flushed {
     /// Gives the frames back to the heap (pinned ones go with their last pin).
     pub fn free(mut self, heap: &FrameHeap) {
-        let mut at = core::mem::replace(&mut self.retired.head, NIL);
-        while at != NIL {
-            let info = heap.frame(at);
-            let next = info.next();
-            let extent = Extent::from_record(Mfn(u64::from(at)), heap.block_order(at));
-            if heap.is_page_table(at) {
-                heap.free_page_table(extent);
-            } else {
-                heap.free_unless_pinned(extent);
-            }
-            at = next;
-        }
+        heap.free_chain(core::mem::replace(&mut self.retired.head, NIL));
         for pin in self.retired.foreign.drain(..) {
             pin.release(heap);
         }
