@@ -435,7 +435,9 @@ impl<M: Machine> Hypervisor<M> {
         sched.publish(&queue);
         let reason = self.reason_to_look(sched, &queue, vtime, now);
         drop(queue);
-        if !reason.is_empty() {
+        if reason == CpuAttention::TIMER && cpu.id == self.machine.this_cpu() {
+            self.rearm_timer(cpu);
+        } else if !reason.is_empty() {
             self.poke(cpu, reason);
         }
     }

@@ -24,14 +24,16 @@
 //!             do idle work (scrubbing, teardown) in small pieces while cpu.attention() is empty
 //!             if still empty: sti; hlt; cli                // an interrupt between the check and hlt ends the hlt
 //!             continue
-//!     plan = hv.prepare_entry(loaded)
 //!     cpu.enter_guest(domain)
-//!     if cpu.attention() is not empty (or loaded's translations are stale): cpu.leave_guest(); continue
-//!     run the guest until it exits; cpu.leave_guest(); handle the exit
+//!     if cpu.attention() is not empty: cpu.leave_guest(); continue
+//!     plan = hv.prepare_entry(loaded); look whether its translations are stale; set both up
+//!     run the guest until it exits                         // at once, if a kick came since enter_guest
+//!     cpu.leave_guest(); handle the exit
 //! }
 //! ```
 //!
-//! - The timer interrupt's handler raises `TIMER` on its CPU; the kick's handler raises nothing (the sender has).
+//! - The timer interrupt's handler raises `TIMER` on its CPU; the kick's handler raises nothing (the sender has). A CPU
+//!   whose `in_guest` word is up gets a kick as an interrupt, which ends its entry even if it has not begun.
 //! - `context_saved(old)` may also come before `schedule`, at the price of saving a context that is then loaded again.
 //!   Between the two calls nobody else runs `old`. After it the machine must not touch `old`'s state any more.
 //! - A vCPU's events that arrive while it runs on another CPU raise `KICK` there before its `in_guest` word is looked
