@@ -77,9 +77,7 @@ pub enum ApicError {
 /// # Errors
 /// [`ApicError`].
 pub(crate) fn choose_mode(no_x2apic: bool) -> Result<Mode, ApicError> {
-    let features = raw_cpuid::CpuId::new()
-        .get_feature_info()
-        .ok_or(ApicError::Missing)?;
+    let features = raw_cpuid::CpuId::new().get_feature_info().ok_or(ApicError::Missing)?;
     if !features.has_apic() {
         return Err(ApicError::Missing);
     }
@@ -88,8 +86,7 @@ pub(crate) fn choose_mode(no_x2apic: bool) -> Result<Mode, ApicError> {
     }
     // SAFETY: a processor with an APIC has this register.
     let base = unsafe { instr::rdmsr(IA32_APIC_BASE) } & BASE_ADDRESS;
-    let registers =
-        memory::map_mmio(base, 0x1000, Access::Uncached).map_err(|_| ApicError::Unmapped)?;
+    let registers = memory::map_mmio(base, 0x1000, Access::Uncached).map_err(|_| ApicError::Unmapped)?;
     XAPIC.store(registers, Ordering::Release);
     Ok(Mode::XApic)
 }
@@ -97,11 +94,7 @@ pub(crate) fn choose_mode(no_x2apic: bool) -> Result<Mode, ApicError> {
 /// The mode in use.
 #[inline(always)]
 pub fn mode() -> Mode {
-    if XAPIC.load(Ordering::Relaxed).is_null() {
-        Mode::X2Apic
-    } else {
-        Mode::XApic
-    }
+    if XAPIC.load(Ordering::Relaxed).is_null() { Mode::X2Apic } else { Mode::XApic }
 }
 
 #[inline(always)]
@@ -126,9 +119,7 @@ fn write(register: u32, value: u32) {
         if base.is_null() {
             instr::wrmsr(0x800 + (register >> 4), value.into());
         } else {
-            base.add(register as usize)
-                .cast::<u32>()
-                .write_volatile(value);
+            base.add(register as usize).cast::<u32>().write_volatile(value);
         }
     }
 }
@@ -153,13 +144,7 @@ pub(crate) fn init_this_cpu() {
         }
     }
     let entries = (read(VERSION) >> 16 & 0xff) + 1;
-    for (lvt, needs) in [
-        (LVT_LINT0, 0),
-        (LVT_LINT1, 0),
-        (LVT_PERFORMANCE, 5),
-        (LVT_THERMAL, 6),
-        (LVT_CMCI, 7),
-    ] {
+    for (lvt, needs) in [(LVT_LINT0, 0), (LVT_LINT1, 0), (LVT_PERFORMANCE, 5), (LVT_THERMAL, 6), (LVT_CMCI, 7)] {
         if entries >= needs {
             write(lvt, LVT_MASKED);
         }
@@ -175,6 +160,16 @@ pub(crate) fn init_this_cpu() {
         eoi();
     }
     error_status();
+}
+
+/// Lets this processor take NMIs from its local pin `line` (0 or 1), where boards connect their NMI button: on the boot
+/// processor, so that a hang can be turned into a report.
+pub(crate) fn enable_nmi_line(line: Option<u8>) {
+    match line {
+        Some(0) => write(LVT_LINT0, DELIVER_NMI),
+        Some(1) => write(LVT_LINT1, DELIVER_NMI),
+        _ => {}
+    }
 }
 
 /// This processor's APIC id.
@@ -235,10 +230,7 @@ pub fn send_kick(cpu: CpuId) {
     if this.id() == cpu {
         this.note_kick();
     } else {
-        send(
-            cpu::by_id(cpu).apic_id(),
-            u32::from(KICK_VECTOR) | ICR_ASSERT,
-        );
+        send(cpu::by_id(cpu).apic_id(), u32::from(KICK_VECTOR) | ICR_ASSERT);
     }
 }
 
@@ -280,11 +272,7 @@ pub(crate) fn stop_timer_unmask() {
 
 /// The timer's entry in the local vector table.
 fn timer_entry() -> u32 {
-    let deadline = if crate::time::uses_tsc_deadline() {
-        TIMER_MODE_DEADLINE
-    } else {
-        0
-    };
+    let deadline = if crate::time::uses_tsc_deadline() { TIMER_MODE_DEADLINE } else { 0 };
     u32::from(TIMER_VECTOR) | deadline
 }
 

@@ -20,9 +20,7 @@ impl Missing {
             Self::Virtualisation => {
                 "this CPU has no hardware virtualisation (AMD SVM), or it is hidden; under QEMU use -cpu EPYC or max"
             }
-            Self::OnlyVmx => {
-                "this CPU has Intel VMX, which this version does not support; AMD SVM is needed"
-            }
+            Self::OnlyVmx => "this CPU has Intel VMX, which this version does not support; AMD SVM is needed",
             Self::NestedPaging => "this CPU has AMD SVM without nested paging, which is needed",
         }
     }
@@ -33,27 +31,13 @@ impl Missing {
 /// # Errors
 /// [`Missing`].
 pub fn check<R: CpuIdReader>(cpuid: &CpuId<R>) -> Result<(), Missing> {
-    let svm = cpuid
-        .get_extended_processor_and_feature_identifiers()
-        .is_some_and(|features| features.has_svm());
+    let svm = cpuid.get_extended_processor_and_feature_identifiers().is_some_and(|features| features.has_svm());
     if svm {
-        let nested = cpuid
-            .get_svm_info()
-            .is_some_and(|info| info.has_nested_paging());
-        return if nested {
-            Ok(())
-        } else {
-            Err(Missing::NestedPaging)
-        };
+        let nested = cpuid.get_svm_info().is_some_and(|info| info.has_nested_paging());
+        return if nested { Ok(()) } else { Err(Missing::NestedPaging) };
     }
-    let vmx = cpuid
-        .get_feature_info()
-        .is_some_and(|features| features.has_vmx());
-    Err(if vmx {
-        Missing::OnlyVmx
-    } else {
-        Missing::Virtualisation
-    })
+    let vmx = cpuid.get_feature_info().is_some_and(|features| features.has_vmx());
+    Err(if vmx { Missing::OnlyVmx } else { Missing::Virtualisation })
 }
 
 #[cfg(test)]
@@ -64,42 +48,12 @@ mod tests {
     /// An AMD processor with these bits.
     fn processor(leaf1_ecx: u32, ext1_ecx: u32, svm_edx: u32) -> CpuId<impl CpuIdReader> {
         CpuId::with_cpuid_reader(move |leaf: u32, _sub: u32| match leaf {
-            0 => CpuIdResult {
-                eax: 1,
-                ebx: 0x6874_7541,
-                ecx: 0x444d_4163,
-                edx: 0x6974_6e65,
-            },
-            1 => CpuIdResult {
-                eax: 0,
-                ebx: 0,
-                ecx: leaf1_ecx,
-                edx: 0,
-            },
-            0x8000_0000 => CpuIdResult {
-                eax: 0x8000_000a,
-                ebx: 0x6874_7541,
-                ecx: 0x444d_4163,
-                edx: 0x6974_6e65,
-            },
-            0x8000_0001 => CpuIdResult {
-                eax: 0,
-                ebx: 0,
-                ecx: ext1_ecx,
-                edx: 0,
-            },
-            0x8000_000a => CpuIdResult {
-                eax: 1,
-                ebx: 16,
-                ecx: 0,
-                edx: svm_edx,
-            },
-            _ => CpuIdResult {
-                eax: 0,
-                ebx: 0,
-                ecx: 0,
-                edx: 0,
-            },
+            0 => CpuIdResult { eax: 1, ebx: 0x6874_7541, ecx: 0x444d_4163, edx: 0x6974_6e65 },
+            1 => CpuIdResult { eax: 0, ebx: 0, ecx: leaf1_ecx, edx: 0 },
+            0x8000_0000 => CpuIdResult { eax: 0x8000_000a, ebx: 0x6874_7541, ecx: 0x444d_4163, edx: 0x6974_6e65 },
+            0x8000_0001 => CpuIdResult { eax: 0, ebx: 0, ecx: ext1_ecx, edx: 0 },
+            0x8000_000a => CpuIdResult { eax: 1, ebx: 16, ecx: 0, edx: svm_edx },
+            _ => CpuIdResult { eax: 0, ebx: 0, ecx: 0, edx: 0 },
         })
     }
 

@@ -11,9 +11,7 @@ use core::arch::asm;
 pub fn rdtsc() -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: reads a counter; CR4.TSD does not matter at CPL 0.
-    unsafe {
-        asm!("rdtsc", out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags))
-    };
+    unsafe { asm!("rdtsc", out("eax") low, out("edx") high, options(nomem, nostack, preserves_flags)) };
     u64::from(high) << 32 | u64::from(low)
 }
 
@@ -26,9 +24,7 @@ pub fn rdtsc() -> u64 {
 pub unsafe fn rdmsr(register: u32) -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: the caller's promise.
-    unsafe {
-        asm!("rdmsr", in("ecx") register, out("eax") low, out("edx") high, options(nostack, preserves_flags))
-    };
+    unsafe { asm!("rdmsr", in("ecx") register, out("eax") low, out("edx") high, options(nostack, preserves_flags)) };
     u64::from(high) << 32 | u64::from(low)
 }
 
@@ -40,9 +36,7 @@ pub unsafe fn rdmsr(register: u32) -> u64 {
 pub unsafe fn wrmsr(register: u32, value: u64) {
     let (low, high) = (value as u32, (value >> 32) as u32);
     // SAFETY: the caller's promise.
-    unsafe {
-        asm!("wrmsr", in("ecx") register, in("eax") low, in("edx") high, options(nostack, preserves_flags))
-    };
+    unsafe { asm!("wrmsr", in("ecx") register, in("eax") low, in("edx") high, options(nostack, preserves_flags)) };
 }
 
 /// Reads a model-specific register, `None` when the processor refuses.
@@ -165,9 +159,7 @@ debug_register!(dr7, set_dr7, "dr7");
 pub unsafe fn xgetbv(register: u32) -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: the caller's promise.
-    unsafe {
-        asm!("xgetbv", in("ecx") register, out("eax") low, out("edx") high, options(nomem, nostack))
-    };
+    unsafe { asm!("xgetbv", in("ecx") register, out("eax") low, out("edx") high, options(nomem, nostack)) };
     u64::from(high) << 32 | u64::from(low)
 }
 
@@ -179,9 +171,7 @@ pub unsafe fn xgetbv(register: u32) -> u64 {
 pub unsafe fn xsetbv(register: u32, value: u64) {
     let (low, high) = (value as u32, (value >> 32) as u32);
     // SAFETY: the caller's promise; the hypervisor itself uses no extended state.
-    unsafe {
-        asm!("xsetbv", in("ecx") register, in("eax") low, in("edx") high, options(nomem, nostack))
-    };
+    unsafe { asm!("xsetbv", in("ecx") register, in("eax") low, in("edx") high, options(nomem, nostack)) };
 }
 
 /// Saves the extended state of `mask` into `area`.

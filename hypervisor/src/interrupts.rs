@@ -7,10 +7,7 @@
 //!
 //! NMI, double fault and machine check have stacks of their own (IST), so that they are reported even when the main
 //! stack is the problem.
-#![allow(
-    unsafe_code,
-    reason = "interrupt descriptor table and assembly entries"
-)]
+#![allow(unsafe_code, reason = "interrupt descriptor table and assembly entries")]
 
 use crate::{apic, cpu, instr, panic, warn};
 use core::cell::UnsafeCell;
@@ -107,10 +104,8 @@ pub(crate) fn init() {
         };
         // Present, DPL 0, 64-bit interrupt gate.
         let attributes = 0x8e00 | u64::from(ist);
-        gate.low = handler & 0xffff
-            | u64::from(cpu::CODE_SELECTOR) << 16
-            | attributes << 32
-            | (handler >> 16 & 0xffff) << 48;
+        gate.low =
+            handler & 0xffff | u64::from(cpu::CODE_SELECTOR) << 16 | attributes << 32 | (handler >> 16 & 0xffff) << 48;
         gate.high = handler >> 32;
     }
 }
@@ -167,16 +162,9 @@ extern "C" fn ebb_interrupt(frame: &mut Frame) {
 fn unexpected(vector: u8) {
     if UNEXPECTED.fetch_add(1, Ordering::Relaxed) < 8 {
         if vector == ERROR_VECTOR {
-            warn!(
-                "local APIC error {:#x} on CPU {}",
-                apic::error_status(),
-                cpu::this_cpu().id().0
-            );
+            warn!("local APIC error {:#x} on CPU {}", apic::error_status(), cpu::this_cpu().id().0);
         } else {
-            warn!(
-                "unexpected interrupt {vector:#x} on CPU {}",
-                cpu::this_cpu().id().0
-            );
+            warn!("unexpected interrupt {vector:#x} on CPU {}", cpu::this_cpu().id().0);
         }
     }
     // Spurious interrupts of the 8259s are not the local APIC's.
@@ -201,10 +189,7 @@ fn find_fixup(rip: u64) -> Option<u64> {
     let count = (core::ptr::addr_of!(fixups_end) as usize - start as usize) / size_of::<Fixup>();
     // SAFETY: the linker script puts the table's entries, 16 bytes each, between the two symbols, in read-only data.
     let table = unsafe { core::slice::from_raw_parts(start, count) };
-    table
-        .iter()
-        .find(|fixup| fixup.at == rip)
-        .map(|fixup| fixup.resume)
+    table.iter().find(|fixup| fixup.at == rip).map(|fixup| fixup.resume)
 }
 
 /// A non-maskable interrupt, taken by the hypervisor (`frame`) or found as a VM exit (`None`).

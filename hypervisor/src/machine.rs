@@ -7,10 +7,7 @@ use crate::cpu::start::{self, Plan};
 use crate::cpu::{CpuId, MAX_CPUS};
 use crate::memory::MemoryError;
 use crate::options::{self, Options};
-use crate::{
-    acpi, apic, console, cpu, debug, error, features, info, interrupts, memory, panic, power, time,
-    warn,
-};
+use crate::{acpi, apic, console, cpu, debug, error, features, info, interrupts, memory, panic, power, time, warn};
 use core::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 /// What the boot processor does at the end.
@@ -65,15 +62,11 @@ fn refuse_boot(error: BootError) -> ! {
 
 fn refuse_memory(error: MemoryError) -> ! {
     match error {
-        MemoryError::TooLittle { found } => refuse(format_args!(
-            "{} MiB of RAM; at least {} MiB are needed",
-            found >> 20,
-            memory::MIN_RAM >> 20
-        )),
+        MemoryError::TooLittle { found } => {
+            refuse(format_args!("{} MiB of RAM; at least {} MiB are needed", found >> 20, memory::MIN_RAM >> 20))
+        }
         MemoryError::TooManyRanges => refuse(format_args!("the memory map has too many pieces")),
-        MemoryError::Map(error) => refuse(format_args!(
-            "the address space cannot be built ({error:?})"
-        )),
+        MemoryError::Map(error) => refuse(format_args!("the address space cannot be built ({error:?})")),
     }
 }
 
@@ -81,19 +74,16 @@ fn refuse_memory(error: MemoryError) -> ! {
 fn set_options(info: &BootInfo) {
     options::set(options::parse(&info.command_line, |_| {}));
     console::init(options::options(), Some(info));
-    options::parse(&info.command_line, |word| {
-        warn!("option not understood: {word}")
-    });
+    options::parse(&info.command_line, |word| warn!("option not understood: {word}"));
     if info.ignored > 0 {
-        warn!(
-            "{} parts of the loader's information were malformed or too many",
-            info.ignored
-        );
+        warn!("{} parts of the loader's information were malformed or too many", info.ignored);
     }
 }
 
 /// The second part, on the boot processor's main stack.
 extern "C" fn bring_up_rest() -> ! {
+    // SAFETY: `bring_up` has switched the page tables and the stack.
+    unsafe { memory::reclaim_boot_memory() };
     let info = boot::info();
     let options = options::options();
     let acpi = acpi::init(info.rsdp);
@@ -103,14 +93,12 @@ extern "C" fn bring_up_rest() -> ! {
         Err(error) => refuse(format_args!("no usable local APIC ({error:?})")),
     };
     apic::init_this_cpu();
+    apic::enable_nmi_line(acpi.nmi_lint);
     let boot_apic_id = apic::own_id();
     start::boot_cpu_online(boot_apic_id);
 
-    let plan = Plan {
-        entries: &acpi.cpus,
-        boot_apic_id,
-        limit: options.max_cpus.map_or(MAX_CPUS, |limit| limit as usize),
-    };
+    let plan =
+        Plan { entries: &acpi.cpus, boot_apic_id, limit: options.max_cpus.map_or(MAX_CPUS, |limit| limit as usize) };
     // The 10 ms between INIT and SIPI pass while the clock is calibrated.
     start::send_init(&plan);
     let reference = match time::init(acpi) {
@@ -122,7 +110,7 @@ extern "C" fn bring_up_rest() -> ! {
     let ap_run: fn(CpuId) -> ! = unsafe { core::mem::transmute(ap_run) };
     start::start_all(&plan, ap_run);
     banner(info, mode, reference);
-    let present = acpi.cpus.iter().filter(|cpu| cpu.enabled).count() + acpi.more_cpus;
+    let present = acpi.cpus.len() + acpi.more_cpus;
     if present > MAX_CPUS {
         warn!("{present} CPUs are present; this build uses at most {MAX_CPUS}");
     }
@@ -130,20 +118,13 @@ extern "C" fn bring_up_rest() -> ! {
     debug!("power-off: {:?}, reset: {:?}", acpi.power_off, acpi.reset);
     // Under an instruction-counting emulator these are instructions.
     let ticks = time::rdtsc() - START_TSC.load(Ordering::Relaxed);
-    debug!(
-        "bring-up took {} TSC ticks, and {} of waiting",
-        ticks - time::waited(),
-        time::waited()
-    );
+    debug!("bring-up took {} TSC ticks, and {} of waiting", ticks - time::waited(), time::waited());
     panic::run_test();
     start::release_all();
     let run = RUN.load(Ordering::Acquire);
     // SAFETY: `bring_up` stored a function of this type.
     let run: fn(Boot) -> ! = unsafe { core::mem::transmute(run) };
-    run(Boot {
-        info,
-        cpus: cpu::cpu_count(),
-    })
+    run(Boot { info, cpus: cpu::cpu_count() })
 }
 
 fn banner(info: &BootInfo, mode: apic::Mode, reference: &str) {

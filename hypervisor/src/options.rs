@@ -127,25 +127,17 @@ fn apply(options: &mut Options, key: &str, value: Option<&str>) -> Option<()> {
     match (key, value) {
         ("no-x2apic", None) => options.no_x2apic = true,
         ("deterministic", None) => options.deterministic = true,
-        ("console", Some(value)) => {
-            (options.serial_console, options.screen_console) = parse_consoles(value)?
-        }
-        ("com1", Some(value)) => {
-            (options.com1_port, options.com1_baud) = parse_uart(value, options.com1_baud)?
-        }
+        ("console", Some(value)) => (options.serial_console, options.screen_console) = parse_consoles(value)?,
+        ("com1", Some(value)) => (options.com1_port, options.com1_baud) = parse_uart(value, options.com1_baud)?,
         ("trace", Some("com2")) => options.trace = true,
         ("trace", Some("none")) => options.trace = false,
         ("trace-mask", Some(value)) => options.trace_mask = parse_hex(value)?,
         ("sample", Some(value)) => options.sample_ms = Some(parse_u32(value)?),
         ("maxcpus", Some(value)) => options.max_cpus = Some(parse_u32(value).filter(|&n| n > 0)?),
-        ("timeslice", Some(value)) => {
-            options.timeslice_us = parse_u32(value).filter(|&us| us >= 100)?
-        }
+        ("timeslice", Some(value)) => options.timeslice_us = parse_u32(value).filter(|&us| us >= 100)?,
         ("sched", Some("credit")) => {}
         ("loglevel", Some(value)) => options.log_level = parse_level(value)?,
-        ("debug-exit", Some(value)) => {
-            options.debug_exit = Some(u16::try_from(parse_number(value)?).ok()?)
-        }
+        ("debug-exit", Some(value)) => options.debug_exit = Some(u16::try_from(parse_number(value)?).ok()?),
         ("memory-limit", Some(value)) => options.memory_limit = Some(parse_size(value)?),
         ("panic-test", Some(value)) => options.panic_test = Some(parse_panic_test(value)?),
         ("on-end", Some(value)) => options.on_end = parse_on_end(value)?,
@@ -169,14 +161,8 @@ fn parse_consoles(value: &str) -> Option<(bool, bool)> {
 
 fn parse_uart(value: &str, default_baud: u32) -> Option<(u16, u32)> {
     let (port, baud) = value.split_once(',').unwrap_or((value, ""));
-    let port = u16::try_from(parse_number(port)?)
-        .ok()
-        .filter(|&port| port != 0 && port <= 0xfff8)?;
-    let baud = if baud.is_empty() {
-        default_baud
-    } else {
-        parse_u32(baud)?
-    };
+    let port = u16::try_from(parse_number(port)?).ok().filter(|&port| port != 0 && port <= 0xfff8)?;
+    let baud = if baud.is_empty() { default_baud } else { parse_u32(baud)? };
     (1..=115_200).contains(&baud).then_some((port, baud))
 }
 

@@ -4,10 +4,7 @@
 //! and the calls on the stack: words on it that point behind a call instruction in the text. (Frame pointers would cost
 //! every function for the sake of this page; the check for a call keeps most stale words out.)
 //! `addr2line -e ebb-hypervisor ADDRESS` turns an address into a line.
-#![allow(
-    unsafe_code,
-    reason = "reads the stack, and breaks things on purpose for panic-test="
-)]
+#![allow(unsafe_code, reason = "reads the stack, and breaks things on purpose for panic-test=")]
 
 use crate::cpu::{self, PerCpu};
 use crate::interrupts::{Frame, exception_name};
@@ -35,16 +32,10 @@ static STOP: AtomicBool = AtomicBool::new(false);
 fn panic(info: &PanicInfo<'_>) -> ! {
     let stack: u64;
     // SAFETY: reads the stack pointer.
-    unsafe {
-        core::arch::asm!("mov {}, rsp", out(reg) stack, options(nomem, nostack, preserves_flags))
-    };
+    unsafe { core::arch::asm!("mov {}, rsp", out(reg) stack, options(nomem, nostack, preserves_flags)) };
     let place = info.location().map(|place| (place.file(), place.line()));
     match place {
-        Some((file, line)) => die(
-            format_args!("{} at {file}:{line}", info.message()),
-            None,
-            stack,
-        ),
+        Some((file, line)) => die(format_args!("{} at {file}:{line}", info.message()), None, stack),
         None => die(format_args!("{}", info.message()), None, stack),
     }
 }
@@ -60,45 +51,21 @@ pub(crate) fn exception(frame: &Frame) -> ! {
         _ => None,
     };
     match (guard, frame.vector) {
-        (Some(stack), _) => die(
-            format_args!("overflow of {stack} ({name} at {address:#x})"),
-            Some(frame),
-            frame.rsp,
-        ),
+        (Some(stack), _) => die(format_args!("overflow of {stack} ({name} at {address:#x})"), Some(frame), frame.rsp),
         (None, 14) => {
-            let kind = if frame.error & 2 != 0 {
-                "write"
-            } else {
-                "read"
-            };
+            let kind = if frame.error & 2 != 0 { "write" } else { "read" };
             let kind = if frame.error & 16 != 0 { "fetch" } else { kind };
-            die(
-                format_args!("page fault: {kind} at {address:#x}"),
-                Some(frame),
-                frame.rsp,
-            )
+            die(format_args!("page fault: {kind} at {address:#x}"), Some(frame), frame.rsp)
         }
-        _ => die(
-            format_args!("{name} (error code {:#x})", frame.error),
-            Some(frame),
-            frame.rsp,
-        ),
+        _ => die(format_args!("{name} (error code {:#x})", frame.error), Some(frame), frame.rsp),
     }
 }
 
 /// An NMI that is not the order to stop: the report shows what the machine was doing.
 pub(crate) fn unexpected_nmi(frame: Option<&Frame>) -> ! {
     match frame {
-        Some(frame) => die(
-            format_args!("non-maskable interrupt"),
-            Some(frame),
-            frame.rsp,
-        ),
-        None => die(
-            format_args!("non-maskable interrupt while in a guest"),
-            None,
-            0,
-        ),
+        Some(frame) => die(format_args!("non-maskable interrupt"), Some(frame), frame.rsp),
+        None => die(format_args!("non-maskable interrupt while in a guest"), None, 0),
     }
 }
 
@@ -125,12 +92,7 @@ fn die(cause: fmt::Arguments<'_>, frame: Option<&Frame>, stack: u64) -> ! {
     stop_others(cpu);
     console::break_lock();
     error!("PANIC on CPU {}: {cause}", cpu.id().0);
-    report!(
-        "Ebb {}, up {} ms, cr3 {:#x}",
-        env!("CARGO_PKG_VERSION"),
-        time::now_ns_or_zero() / 1_000_000,
-        instr::cr3()
-    );
+    report!("Ebb {}, up {} ms, cr3 {:#x}", env!("CARGO_PKG_VERSION"), time::now_ns_or_zero() / 1_000_000, instr::cr3());
     for cpu in cpu::all() {
         report!("{}", Activity(cpu));
     }
@@ -151,10 +113,7 @@ fn finish() -> ! {
 /// Stops every other processor by NMI.
 fn stop_others(this: &PerCpu) {
     STOP.store(true, Ordering::Release);
-    for other in cpu::all()
-        .iter()
-        .filter(|other| other.id() != this.id() && other.is_online())
-    {
+    for other in cpu::all().iter().filter(|other| other.id() != this.id() && other.is_online()) {
         apic::send_nmi(other.apic_id());
     }
     time::rough_delay_us(1000);
@@ -179,42 +138,11 @@ impl fmt::Display for Activity<'_> {
 }
 
 fn print_registers(f: &Frame) {
-    report!(
-        "rip {:016x} rflags {:08x} cs {:04x} rsp {:016x} ss {:04x}",
-        f.rip,
-        f.rflags,
-        f.cs,
-        f.rsp,
-        f.ss
-    );
-    report!(
-        "rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}",
-        f.rax,
-        f.rbx,
-        f.rcx,
-        f.rdx
-    );
-    report!(
-        "rsi {:016x} rdi {:016x} rbp {:016x} r8  {:016x}",
-        f.rsi,
-        f.rdi,
-        f.rbp,
-        f.r8
-    );
-    report!(
-        "r9  {:016x} r10 {:016x} r11 {:016x} r12 {:016x}",
-        f.r9,
-        f.r10,
-        f.r11,
-        f.r12
-    );
-    report!(
-        "r13 {:016x} r14 {:016x} r15 {:016x} cr2 {:016x}",
-        f.r13,
-        f.r14,
-        f.r15,
-        instr::cr2()
-    );
+    report!("rip {:016x} rflags {:08x} cs {:04x} rsp {:016x} ss {:04x}", f.rip, f.rflags, f.cs, f.rsp, f.ss);
+    report!("rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}", f.rax, f.rbx, f.rcx, f.rdx);
+    report!("rsi {:016x} rdi {:016x} rbp {:016x} r8  {:016x}", f.rsi, f.rdi, f.rbp, f.r8);
+    report!("r9  {:016x} r10 {:016x} r11 {:016x} r12 {:016x}", f.r9, f.r10, f.r11, f.r12);
+    report!("r13 {:016x} r14 {:016x} r15 {:016x} cr2 {:016x}", f.r13, f.r14, f.r15, instr::cr2());
 }
 
 /// The calls that led here: `rip`, then return addresses on the stack from `stack` up.
@@ -248,18 +176,10 @@ fn stack_end(address: u64) -> u64 {
         while cpu::is_stack_page(end) {
             end += 0x1000;
         }
-        return if cpu::is_stack_page(address) {
-            end
-        } else {
-            address
-        };
+        return if cpu::is_stack_page(address) { end } else { address };
     }
     let boot_stack = memory::boot_stack_range();
-    if boot_stack.contains(&address) {
-        boot_stack.end
-    } else {
-        address
-    }
+    if boot_stack.contains(&address) { boot_stack.end } else { address }
 }
 
 /// True when `word` points into the text right behind a call: `e8 rel32`, or `ff /2` of 2 to 7 bytes.
@@ -270,8 +190,7 @@ fn follows_call(word: u64) -> bool {
     }
     // SAFETY: the seven bytes before `word` are in the text.
     let before = unsafe { ((word - 7) as *const [u8; 7]).read() };
-    before[2] == 0xe8
-        || (2..=7).any(|size| before[7 - size] == 0xff && before[8 - size] >> 3 & 7 == 2)
+    before[2] == 0xe8 || (2..=7).any(|size| before[7 - size] == 0xff && before[8 - size] >> 3 & 7 == 2)
 }
 
 /// Breaks on purpose, as `panic-test=` asks.

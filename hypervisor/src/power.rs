@@ -92,13 +92,10 @@ fn acpi_power_off(power_off: &PowerOff) {
                 time::rough_delay_us(100);
             }
         }
-        let value = |port: u16, sleep_type: u8| {
-            instr::inw(port) & !SLEEP_MASK | u16::from(sleep_type) << SLEEP_TYPE_SHIFT
-        };
+        let value =
+            |port: u16, sleep_type: u8| instr::inw(port) & !SLEEP_MASK | u16::from(sleep_type) << SLEEP_TYPE_SHIFT;
         let a = value(power_off.control_a, power_off.types.a);
-        let b = power_off
-            .control_b
-            .map(|port| (port, value(port, power_off.types.b)));
+        let b = power_off.control_b.map(|port| (port, value(port, power_off.types.b)));
         instr::outw(power_off.control_a, a | SLEEP_ENABLE);
         if let Some((port, value)) = b {
             instr::outw(port, value | SLEEP_ENABLE);

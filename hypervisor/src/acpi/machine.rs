@@ -24,8 +24,6 @@ pub struct CpuEntry {
     pub apic_id: u32,
     /// ACPI's processor id.
     pub acpi_id: u32,
-    /// Can be started now (not merely added to a running machine later).
-    pub enabled: bool,
 }
 
 /// A register of fixed hardware.
@@ -53,10 +51,14 @@ pub struct PowerOff {
 /// Everything read.
 #[derive(Clone, Debug, Default)]
 pub struct AcpiInfo {
-    /// Processors, enabled or not, in the MADT's order.
+    /// Enabled processors in the MADT's order.
     pub cpus: ArrayVec<CpuEntry, MAX_CPUS>,
     /// Enabled processors for which `cpus` had no room.
     pub more_cpus: usize,
+    /// Processors that are not enabled now (sockets for later).
+    pub disabled_cpus: usize,
+    /// The local APIC pin, 0 or 1, to which NMIs are wired.
+    pub nmi_lint: Option<u8>,
     /// The PM timer: 3.579545 MHz, at least 24 bits.
     pub pm_timer: Option<Register>,
     /// How to switch off.
@@ -82,16 +84,9 @@ struct Nothing([u8; 4096]);
 static NOTHING: Nothing = Nothing([0; 4096]);
 
 impl AcpiHandler for DirectMap {
-    unsafe fn map_physical_region<T>(
-        &self,
-        address: usize,
-        size: usize,
-    ) -> PhysicalMapping<Self, T> {
+    unsafe fn map_physical_region<T>(&self, address: usize, size: usize) -> PhysicalMapping<Self, T> {
         let virt = map_table(address as u64, size as u64).unwrap_or_else(|| {
-            assert!(
-                size <= NOTHING.0.len(),
-                "an ACPI table of {size} bytes at {address:#x} cannot be mapped"
-            );
+            assert!(size <= NOTHING.0.len(), "an ACPI table of {size} bytes at {address:#x} cannot be mapped");
             NOTHING.0.as_ptr().cast_mut()
         });
         let virt = NonNull::new(virt.cast::<T>()).expect("the direct map is not at 0");
@@ -139,17 +134,11 @@ fn search_rsdp() -> Option<u64> {
         unsafe { bytes.read() }
     };
     // SAFETY: the BIOS data area is in the direct map.
-    let ebda =
-        u64::from(unsafe { memory::phys_to_virt(0x40e).cast::<u16>().read_unaligned() }) << 4;
-    let ebda = if (0x8_0000..0xa_0000 - 1024).contains(&ebda) {
-        ebda..ebda + 1008
-    } else {
-        0..0
-    };
+    let ebda = u64::from(unsafe { memory::phys_to_virt(0x40e).cast::<u16>().read_unaligned() }) << 4;
+    let ebda = if (0x8_0000..0xa_0000 - 1024).contains(&ebda) { ebda..ebda + 1008 } else { 0..0 };
     ebda.chain(0xe_0000..0xf_ffe0).step_by(16).find(|&address| {
         let bytes = at(address);
-        bytes.starts_with(b"RSD PTR ")
-            && bytes.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte)) == 0
+        bytes.starts_with(b"RSD PTR ") && bytes.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte)) == 0
     })
 }
 
@@ -172,27 +161,21 @@ fn read_madt(madt: &PhysicalMapping<DirectMap, Madt>, info: &mut AcpiInfo) {
     }
     for entry in madt.get().entries() {
         let (apic_id, acpi_id, flags) = match entry {
-            MadtEntry::LocalApic(entry) => {
-                (entry.apic_id.into(), entry.processor_id.into(), entry.flags)
-            }
+            MadtEntry::LocalApic(entry) => (entry.apic_id.into(), entry.processor_id.into(), entry.flags),
             MadtEntry::LocalX2Apic(entry) => (entry.x2apic_id, entry.processor_uid, entry.flags),
+            MadtEntry::LocalApicNmi(entry) => {
+                info.nmi_lint = Some(entry.nmi_line);
+                continue;
+            }
             _ => continue,
         };
         // A processor may have both kinds of entry.
         if info.cpus.iter().any(|cpu| cpu.apic_id == apic_id) {
             continue;
         }
-        let enabled = flags & 1 != 0;
-        if info
-            .cpus
-            .try_push(CpuEntry {
-                apic_id,
-                acpi_id,
-                enabled,
-            })
-            .is_err()
-            && enabled
-        {
+        if flags & 1 == 0 {
+            info.disabled_cpus += 1;
+        } else if info.cpus.try_push(CpuEntry { apic_id, acpi_id }).is_err() {
             info.more_cpus += 1;
         }
     }
@@ -202,16 +185,13 @@ fn read_madt(madt: &PhysicalMapping<DirectMap, Madt>, info: &mut AcpiInfo) {
 fn entries_are_sound(madt: &PhysicalMapping<DirectMap, Madt>) -> bool {
     const FIXED: usize = 44;
     // SAFETY: the mapping covers the whole table.
-    let bytes = unsafe {
-        core::slice::from_raw_parts(
-            madt.virtual_start().as_ptr().cast::<u8>(),
-            madt.region_length(),
-        )
-    };
+    let bytes =
+        unsafe { core::slice::from_raw_parts(madt.virtual_start().as_ptr().cast::<u8>(), madt.region_length()) };
     let mut rest = bytes.get(FIXED..).unwrap_or(&[]);
     while let &[kind, length, ..] = rest {
         let least = match kind {
             0 => 8,
+            4 => 6,
             9 => 16,
             _ => 2,
         };
@@ -228,11 +208,7 @@ fn read_fadt(tables: &AcpiTables<DirectMap>, fadt: &Fadt, info: &mut AcpiInfo) {
     let flags = fadt.flags;
     if flags.supports_system_reset_via_fadt() {
         let value = fadt.reset_value;
-        info.reset = fadt
-            .reset_register()
-            .ok()
-            .and_then(register)
-            .map(|register| (register, value));
+        info.reset = fadt.reset_register().ok().and_then(register).map(|register| (register, value));
     }
     let control_a = fadt.pm1a_control_block().ok().and_then(register);
     let control_b = fadt.pm1b_control_block().ok().flatten().and_then(register);
@@ -242,28 +218,15 @@ fn read_fadt(tables: &AcpiTables<DirectMap>, fadt: &Fadt, info: &mut AcpiInfo) {
             _ => None,
         };
         let (smi, value) = (fadt.smi_cmd_port, fadt.acpi_enable);
-        let enable = u16::try_from(smi)
-            .ok()
-            .filter(|&port| port != 0 && value != 0)
-            .map(|port| (port, value));
-        info.power_off = Some(PowerOff {
-            control_a,
-            control_b,
-            types,
-            enable,
-        });
+        let enable = u16::try_from(smi).ok().filter(|&port| port != 0 && value != 0).map(|port| (port, value));
+        info.power_off = Some(PowerOff { control_a, control_b, types, enable });
     }
 }
 
 fn register(address: GenericAddress) -> Option<Register> {
     match address.address_space {
-        AddressSpace::SystemIo => u16::try_from(address.address)
-            .ok()
-            .filter(|&port| port != 0)
-            .map(Register::Port),
-        AddressSpace::SystemMemory if address.address != 0 => {
-            Some(Register::Memory(address.address))
-        }
+        AddressSpace::SystemIo => u16::try_from(address.address).ok().filter(|&port| port != 0).map(Register::Port),
+        AddressSpace::SystemMemory if address.address != 0 => Some(Register::Memory(address.address)),
         _ => None,
     }
 }

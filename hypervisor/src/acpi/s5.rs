@@ -17,11 +17,7 @@ pub struct SleepTypes {
 /// Finds the object in a table's AML.
 pub fn find(aml: &[u8]) -> Option<SleepTypes> {
     let mut from = 0;
-    while let Some(at) = aml
-        .get(from..)?
-        .windows(4)
-        .position(|window| window == b"_S5_")
-    {
+    while let Some(at) = aml.get(from..)?.windows(4).position(|window| window == b"_S5_") {
         let name = from + at;
         let named = matches!(aml[..name], [.., 0x08] | [.., 0x08, b'\\']);
         if named && let Some(types) = parse_package(&aml[name + 4..]) {
@@ -42,16 +38,9 @@ fn parse_package(aml: &[u8]) -> Option<SleepTypes> {
     let rest = rest.get(length_bytes..)?;
     let (&elements, rest) = rest.split_first()?;
     let (a, rest) = parse_integer(rest)?;
-    let b = if elements >= 2 {
-        parse_integer(rest)?.0
-    } else {
-        0
-    };
+    let b = if elements >= 2 { parse_integer(rest)?.0 } else { 0 };
     // SLP_TYP has three bits.
-    (elements >= 1 && a <= 7 && b <= 7).then_some(SleepTypes {
-        a: a as u8,
-        b: b as u8,
-    })
+    (elements >= 1 && a <= 7 && b <= 7).then_some(SleepTypes { a: a as u8, b: b as u8 })
 }
 
 fn parse_integer(aml: &[u8]) -> Option<(u32, &[u8])> {
@@ -64,11 +53,7 @@ fn parse_integer(aml: &[u8]) -> Option<(u32, &[u8])> {
         0x0c => 4,
         _ => return None,
     };
-    let value = rest
-        .get(..size)?
-        .iter()
-        .rev()
-        .fold(0u32, |value, &byte| value << 8 | u32::from(byte));
+    let value = rest.get(..size)?.iter().rev().fold(0u32, |value, &byte| value << 8 | u32::from(byte));
     Some((value, &rest[size..]))
 }
 

@@ -146,12 +146,7 @@ impl BootInfo {
         }
         // A range that wraps is cut at the end of the address space.
         let size = size.min(u64::MAX - start);
-        if size == 0
-            || self
-                .memory
-                .try_push(MemoryEntry { start, size, kind })
-                .is_err()
-        {
+        if size == 0 || self.memory.try_push(MemoryEntry { start, size, kind }).is_err() {
             self.ignored += 1;
         }
     }
@@ -162,11 +157,7 @@ impl BootInfo {
             self.ignored += 1;
             return;
         }
-        let mut module = Module {
-            start,
-            size,
-            line: ArrayString::new(),
-        };
+        let mut module = Module { start, size, line: ArrayString::new() };
         self.ignored += append_text(&mut module.line, line);
         if self.modules.try_push(module).is_err() {
             self.ignored += 1;
@@ -213,10 +204,7 @@ pub trait PhysicalMemory {
             return None;
         }
         let bytes = self.bytes(address, limit)?;
-        let end = bytes
-            .iter()
-            .position(|&byte| byte == 0)
-            .unwrap_or(bytes.len());
+        let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
         Some(&bytes[..end])
     }
 }
@@ -271,10 +259,7 @@ pub(crate) mod fake {
         fn text(&self, address: u64, limit: u64) -> Option<&[u8]> {
             let end = self.base + self.data.len() as u64;
             let bytes = self.bytes(address, limit.min(end.checked_sub(address)?))?;
-            let end = bytes
-                .iter()
-                .position(|&byte| byte == 0)
-                .unwrap_or(bytes.len());
+            let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
             Some(&bytes[..end])
         }
     }

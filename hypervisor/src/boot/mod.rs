@@ -13,11 +13,7 @@ use info::{BootError, BootInfo, PhysicalMemory};
 ///
 /// # Errors
 /// [`BootError`] when the protocol is unknown or the structure unusable.
-pub fn parse(
-    memory: &impl PhysicalMemory,
-    magic: u32,
-    address: u64,
-) -> Result<BootInfo, BootError> {
+pub fn parse(memory: &impl PhysicalMemory, magic: u32, address: u64) -> Result<BootInfo, BootError> {
     match magic {
         pvh::START_MAGIC => pvh::parse(memory, address),
         multiboot2::MAGIC => multiboot2::parse(memory, address),
@@ -27,10 +23,7 @@ pub fn parse(
 
 #[cfg(target_os = "none")]
 mod machine {
-    #![allow(
-        unsafe_code,
-        reason = "entry code in assembly, and physical memory read through the boot page tables"
-    )]
+    #![allow(unsafe_code, reason = "entry code in assembly, and physical memory read through the boot page tables")]
 
     use super::info::{BootInfo, Module, PhysicalMemory};
     use crate::memory::layout::{BOOT_MAPPED, DIRECT_MAP_BASE};
@@ -60,9 +53,7 @@ mod machine {
             // SAFETY: entry.S mapped all of 0..BOOT_MAPPED at DIRECT_MAP_BASE readable, and this type is used only
             // while those tables are active. Nobody writes the loader's structures; where the range is not RAM the
             // bytes read are meaningless but the read is harmless.
-            Some(unsafe {
-                core::slice::from_raw_parts((DIRECT_MAP_BASE + address) as *const u8, size as usize)
-            })
+            Some(unsafe { core::slice::from_raw_parts((DIRECT_MAP_BASE + address) as *const u8, size as usize) })
         }
     }
 

@@ -3,9 +3,7 @@
 //! The tags are walked here over a byte slice, because a malformed tag must be skipped, where the crate's accessors
 //! assert; the crate gives the numbers.
 
-use super::info::{
-    BootError, BootInfo, Display, MemoryKind, PhysicalMemory, Protocol, u32_at, u64_at,
-};
+use super::info::{BootError, BootInfo, Display, MemoryKind, PhysicalMemory, Protocol, u32_at, u64_at};
 use ::multiboot2::{TagType, TagTypeRaw};
 
 /// What the loader puts into EAX, also what entry.S passes as the protocol.
@@ -24,9 +22,7 @@ pub fn parse(memory: &impl PhysicalMemory, address: u64) -> Result<BootInfo, Boo
     if !(16..=MAX_SIZE).contains(&size) {
         return Err(BootError::BadStructure);
     }
-    let all = memory
-        .bytes(address, size.into())
-        .ok_or(BootError::BadStructure)?;
+    let all = memory.bytes(address, size.into()).ok_or(BootError::BadStructure)?;
     let mut info = BootInfo::new(Protocol::Multiboot2);
     // The copy of the RSDP lives in here, and ACPI is read after memory has been handed out.
     info.keep = Some((address, size.into()));
@@ -34,10 +30,7 @@ pub fn parse(memory: &impl PhysicalMemory, address: u64) -> Result<BootInfo, Boo
     let mut offset = 8;
     while let Some((number, length)) = u32_at(all, offset).zip(u32_at(all, offset + 4)) {
         let length = length as usize;
-        let Some(tag) = all
-            .get(offset..offset.saturating_add(length))
-            .filter(|tag| tag.len() >= 8)
-        else {
+        let Some(tag) = all.get(offset..offset.saturating_add(length)).filter(|tag| tag.len() >= 8) else {
             info.ignored += 1;
             break;
         };
@@ -48,11 +41,7 @@ pub fn parse(memory: &impl PhysicalMemory, address: u64) -> Result<BootInfo, Boo
         parse_tag(number, &tag[8..], address + offset as u64 + 8, &mut info);
         offset += length.next_multiple_of(8);
     }
-    if info.memory.is_empty() {
-        Err(BootError::NoMemoryMap)
-    } else {
-        Ok(info)
-    }
+    if info.memory.is_empty() { Err(BootError::NoMemoryMap) } else { Ok(info) }
 }
 
 /// One tag: `body` is what follows type and size, at the physical address `address`.
@@ -60,9 +49,7 @@ fn parse_tag(number: TagType, body: &[u8], address: u64, info: &mut BootInfo) {
     match number {
         TagType::Cmdline => info.set_command_line(body),
         TagType::Module => match u32_at(body, 0).zip(u32_at(body, 4)) {
-            Some((start, end)) if end >= start => {
-                info.add_module(start.into(), (end - start).into(), &body[8..])
-            }
+            Some((start, end)) if end >= start => info.add_module(start.into(), (end - start).into(), &body[8..]),
             _ => info.ignored += 1,
         },
         TagType::Mmap => parse_memory_map(body, info),
@@ -88,14 +75,9 @@ fn parse_memory_map(body: &[u8], info: &mut BootInfo) {
 }
 
 fn parse_framebuffer(body: &[u8], info: &mut BootInfo) {
-    let (Some(address), Some(pitch), Some(width), Some(height), Some(&bits), Some(&kind)) = (
-        u64_at(body, 0),
-        u32_at(body, 8),
-        u32_at(body, 12),
-        u32_at(body, 16),
-        body.get(20),
-        body.get(21),
-    ) else {
+    let (Some(address), Some(pitch), Some(width), Some(height), Some(&bits), Some(&kind)) =
+        (u64_at(body, 0), u32_at(body, 8), u32_at(body, 12), u32_at(body, 16), body.get(20), body.get(21))
+    else {
         info.ignored += 1;
         return;
     };
@@ -103,13 +85,7 @@ fn parse_framebuffer(body: &[u8], info: &mut BootInfo) {
     let fits = u64::from(width) * u64::from(pixel_bytes) <= u64::from(pitch);
     info.display = match (kind, bits) {
         (2, _) => Some(Display::Text { address }),
-        (1, 24 | 32) if fits => Some(Display::Pixels {
-            address,
-            pitch,
-            width,
-            height,
-            pixel_bytes,
-        }),
+        (1, 24 | 32) if fits => Some(Display::Pixels { address, pitch, width, height, pixel_bytes }),
         _ => None,
     };
 }
@@ -141,11 +117,7 @@ mod tests {
         let mut map = Vec::new();
         map.extend_from_slice(&24u32.to_le_bytes());
         map.extend_from_slice(&0u32.to_le_bytes());
-        for (start, size, kind) in [
-            (0u64, 0x9_f000u64, 1u32),
-            (0x10_0000, 0x100_0000, 1),
-            (0x200_0000, 0x1000, 3),
-        ] {
+        for (start, size, kind) in [(0u64, 0x9_f000u64, 1u32), (0x10_0000, 0x100_0000, 1), (0x200_0000, 0x1000, 3)] {
             map.extend_from_slice(&start.to_le_bytes());
             map.extend_from_slice(&size.to_le_bytes());
             map.extend_from_slice(&kind.to_le_bytes());
@@ -170,29 +142,13 @@ mod tests {
     #[test]
     fn reads_everything() {
         let data = good();
-        let info = parse(
-            &FakeMemory {
-                base: BASE,
-                data: data.clone(),
-            },
-            BASE,
-        )
-        .unwrap();
+        let info = parse(&FakeMemory { base: BASE, data: data.clone() }, BASE).unwrap();
         assert_eq!(info.command_line.as_str(), "maxcpus=2");
-        assert_eq!(
-            (info.modules[0].start, info.modules[0].size),
-            (0x30_0000, 0x1000)
-        );
+        assert_eq!((info.modules[0].start, info.modules[0].size), (0x30_0000, 0x1000));
         assert_eq!(info.modules[0].line.as_str(), "name=x");
         assert_eq!(info.memory.len(), 3);
         assert_eq!(info.memory[2].kind, MemoryKind::AcpiReclaimable);
-        let pixels = Display::Pixels {
-            address: 0xfd00_0000,
-            pitch: 4096,
-            width: 1024,
-            height: 768,
-            pixel_bytes: 4,
-        };
+        let pixels = Display::Pixels { address: 0xfd00_0000, pitch: 4096, width: 1024, height: 768, pixel_bytes: 4 };
         assert_eq!(info.display, Some(pixels));
         assert!(info.rsdp > BASE && info.rsdp + 36 <= BASE + data.len() as u64);
         assert_eq!(info.ignored, 0);

@@ -1,8 +1,6 @@
 //! Xen's PVH boot ABI: `hvm_start_info` (xen/include/public/arch-x86/hvm/start_info.h), versions 0 and 1.
 
-use super::info::{
-    BootError, BootInfo, MAX_COMMAND_LINE, MAX_MODULE_LINE, MAX_MODULES, MemoryKind, PhysicalMemory,
-};
+use super::info::{BootError, BootInfo, MAX_COMMAND_LINE, MAX_MODULE_LINE, MAX_MODULES, MemoryKind, PhysicalMemory};
 use super::info::{MAX_MEMORY_ENTRIES, Protocol, u32_at, u64_at};
 
 /// `XEN_HVM_START_MAGIC_VALUE`, also what entry.S passes as the protocol.
@@ -29,9 +27,7 @@ const MEMORY_SIZE: u64 = 24;
 /// [`BootError`] when it is not a start info or describes no memory (version 0 does not; Xen's own PVH domains always
 /// had another way to ask, which we do not need on a machine).
 pub fn parse(memory: &impl PhysicalMemory, address: u64) -> Result<BootInfo, BootError> {
-    let head = memory
-        .bytes(address, SIZE_V0)
-        .ok_or(BootError::BadStructure)?;
+    let head = memory.bytes(address, SIZE_V0).ok_or(BootError::BadStructure)?;
     if u32_at(head, 0) != Some(START_MAGIC) {
         return Err(BootError::BadStructure);
     }
@@ -47,35 +43,24 @@ pub fn parse(memory: &impl PhysicalMemory, address: u64) -> Result<BootInfo, Boo
     parse_modules(memory, field(MODLIST_PADDR), modules, &mut info);
 
     if version >= 1 {
-        let head = memory
-            .bytes(address, SIZE_V1)
-            .ok_or(BootError::BadStructure)?;
+        let head = memory.bytes(address, SIZE_V1).ok_or(BootError::BadStructure)?;
         let table = u64_at(head, MEMMAP_PADDR).unwrap_or(0);
         let entries = u32_at(head, MEMMAP_ENTRIES).unwrap_or(0);
         parse_memory_map(memory, table, entries, &mut info);
     }
-    if info.memory.is_empty() {
-        Err(BootError::NoMemoryMap)
-    } else {
-        Ok(info)
-    }
+    if info.memory.is_empty() { Err(BootError::NoMemoryMap) } else { Ok(info) }
 }
 
 fn parse_modules(memory: &impl PhysicalMemory, table: u64, count: u32, info: &mut BootInfo) {
     let kept = count.min(MAX_MODULES as u32);
     info.ignored += count - kept;
     for index in 0..u64::from(kept) {
-        let Some(entry) = table
-            .checked_add(index * MODULE_SIZE)
-            .and_then(|at| memory.bytes(at, MODULE_SIZE))
-        else {
+        let Some(entry) = table.checked_add(index * MODULE_SIZE).and_then(|at| memory.bytes(at, MODULE_SIZE)) else {
             info.ignored += 1;
             continue;
         };
         let field = |offset| u64_at(entry, offset).unwrap_or(0);
-        let line = memory
-            .text(field(16), MAX_MODULE_LINE as u64)
-            .unwrap_or(b"");
+        let line = memory.text(field(16), MAX_MODULE_LINE as u64).unwrap_or(b"");
         info.add_module(field(0), field(8), line);
     }
 }
@@ -84,10 +69,7 @@ fn parse_memory_map(memory: &impl PhysicalMemory, table: u64, count: u32, info: 
     let kept = count.min(MAX_MEMORY_ENTRIES as u32);
     info.ignored += count - kept;
     for index in 0..u64::from(kept) {
-        let Some(entry) = table
-            .checked_add(index * MEMORY_SIZE)
-            .and_then(|at| memory.bytes(at, MEMORY_SIZE))
-        else {
+        let Some(entry) = table.checked_add(index * MEMORY_SIZE).and_then(|at| memory.bytes(at, MEMORY_SIZE)) else {
             info.ignored += 1;
             continue;
         };
@@ -136,21 +118,11 @@ mod tests {
 
     #[test]
     fn reads_everything() {
-        let info = parse(
-            &FakeMemory {
-                base: BASE,
-                data: good(),
-            },
-            BASE,
-        )
-        .unwrap();
+        let info = parse(&FakeMemory { base: BASE, data: good() }, BASE).unwrap();
         assert_eq!(info.command_line.as_str(), "debug-exit=0xf4");
         assert_eq!(info.rsdp, 0xe_0000);
         assert_eq!(info.modules.len(), 1);
-        assert_eq!(
-            (info.modules[0].start, info.modules[0].size),
-            (0x40_0000, 0x123)
-        );
+        assert_eq!((info.modules[0].start, info.modules[0].size), (0x40_0000, 0x123));
         assert_eq!(info.modules[0].line.as_str(), "name=a");
         assert_eq!(info.memory.len(), 2);
         assert_eq!(info.memory[0].kind, MemoryKind::Ram);
@@ -162,16 +134,10 @@ mod tests {
     fn wrong_magic_and_version_0_are_refused() {
         let mut data = good();
         data[0] ^= 1;
-        assert_eq!(
-            parse(&FakeMemory { base: BASE, data }, BASE).unwrap_err(),
-            BootError::BadStructure
-        );
+        assert_eq!(parse(&FakeMemory { base: BASE, data }, BASE).unwrap_err(), BootError::BadStructure);
         let mut data = good();
         data[4] = 0;
-        assert_eq!(
-            parse(&FakeMemory { base: BASE, data }, BASE).unwrap_err(),
-            BootError::NoMemoryMap
-        );
+        assert_eq!(parse(&FakeMemory { base: BASE, data }, BASE).unwrap_err(), BootError::NoMemoryMap);
     }
 
     #[test]

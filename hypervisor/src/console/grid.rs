@@ -23,13 +23,7 @@ pub struct Grid {
 impl Grid {
     /// No cells; takes no space in the image.
     pub const fn new() -> Self {
-        Self {
-            cells: [[0; MAX_COLUMNS]; MAX_ROWS],
-            columns: 0,
-            rows: 0,
-            column: 0,
-            row: 0,
-        }
+        Self { cells: [[0; MAX_COLUMNS]; MAX_ROWS], columns: 0, rows: 0, column: 0, row: 0 }
     }
 
     /// Sets the size, cut to the maximum, and draws all of it as spaces.
@@ -57,11 +51,7 @@ impl Grid {
                 if self.column == self.columns {
                     self.new_line(display);
                 }
-                let byte = if (0x20..0x7f).contains(&byte) {
-                    byte
-                } else {
-                    b'?'
-                };
+                let byte = if (0x20..0x7f).contains(&byte) { byte } else { b'?' };
                 self.set(self.column, self.row, byte, display);
                 self.column += 1;
             }
@@ -85,11 +75,7 @@ impl Grid {
         }
         for row in 0..self.rows {
             for column in 0..self.columns {
-                let below = if row + 1 < self.rows {
-                    self.cells[row + 1][column]
-                } else {
-                    b' '
-                };
+                let below = if row + 1 < self.rows { self.cells[row + 1][column] } else { b' ' };
                 self.set(column, row, below, display);
             }
         }
@@ -123,10 +109,7 @@ mod tests {
 
     impl Fake {
         fn row(&self, row: usize) -> String {
-            self.shown
-                .range((row, 0)..(row + 1, 0))
-                .map(|(_, &byte)| char::from(byte))
-                .collect()
+            self.shown.range((row, 0)..(row + 1, 0)).map(|(_, &byte)| char::from(byte)).collect()
         }
     }
 
@@ -139,10 +122,7 @@ mod tests {
         let (mut grid, mut fake) = (Grid::new(), Fake::default());
         grid.resize(4, 2, &mut fake);
         write(&mut grid, &mut fake, "abcdef\ngh");
-        assert_eq!(
-            (fake.row(0).as_str(), fake.row(1).as_str()),
-            ("ef  ", "gh  ")
-        );
+        assert_eq!((fake.row(0).as_str(), fake.row(1).as_str()), ("ef  ", "gh  "));
     }
 
     #[test]
@@ -152,10 +132,7 @@ mod tests {
         write(&mut grid, &mut fake, "same\nsame");
         fake.draws = 0;
         write(&mut grid, &mut fake, "\n");
-        assert_eq!(
-            fake.draws, 4,
-            "the second row became empty, the first stayed"
-        );
+        assert_eq!(fake.draws, 4, "the second row became empty, the first stayed");
     }
 
     #[test]

@@ -1,8 +1,5 @@
 //! The consoles together; see the module above.
-#![allow(
-    unsafe_code,
-    reason = "the console's lock can be broken by a panic, and video memory is mapped"
-)]
+#![allow(unsafe_code, reason = "the console's lock can be broken by a panic, and video memory is mapped")]
 
 use super::screen::Screen;
 use super::serial::Serial;
@@ -22,11 +19,7 @@ struct Console {
     open_line: Option<u16>,
 }
 
-static CONSOLE: Mutex<Console> = Mutex::new(Console {
-    serial: Serial::new(),
-    screen: Screen::new(),
-    open_line: None,
-});
+static CONSOLE: Mutex<Console> = Mutex::new(Console { serial: Serial::new(), screen: Screen::new(), open_line: None });
 static COM2: Mutex<Serial> = Mutex::new(Serial::new());
 static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
 
@@ -68,11 +61,7 @@ pub(crate) fn init(options: &Options, info: Option<&BootInfo>) {
         && address + size <= BOOT_MAPPED
     {
         // SAFETY: entry.S mapped the low 4 GiB at the direct map's base; `remap_screen` follows the page tables.
-        unsafe {
-            console
-                .screen
-                .attach(display, (DIRECT_MAP_BASE + address) as *mut u8)
-        };
+        unsafe { console.screen.attach(display, (DIRECT_MAP_BASE + address) as *mut u8) };
     }
     drop(console);
     if options.trace {
@@ -83,17 +72,10 @@ pub(crate) fn init(options: &Options, info: Option<&BootInfo>) {
 /// The display, its address and size. Under multiboot2 without any word about it, and under PVH, VGA's text mode is
 /// assumed: writing there is harmless when it is not shown.
 fn display_of(info: Option<&BootInfo>) -> Option<(Display, u64, u64)> {
-    let display = info
-        .and_then(|info| info.display)
-        .unwrap_or(Display::Text { address: VGA_TEXT });
+    let display = info.and_then(|info| info.display).unwrap_or(Display::Text { address: VGA_TEXT });
     let (address, size) = match display {
         Display::Text { address } => (address, 80 * 25 * 2),
-        Display::Pixels {
-            address,
-            pitch,
-            height,
-            ..
-        } => (address, u64::from(pitch) * u64::from(height)),
+        Display::Pixels { address, pitch, height, .. } => (address, u64::from(pitch) * u64::from(height)),
     };
     address.checked_add(size)?;
     Some((display, address, size))
@@ -190,23 +172,13 @@ pub(crate) fn break_lock() {
     for lock in [0, 1] {
         let free = (0..100_000).any(|_| {
             core::hint::spin_loop();
-            if lock == 0 {
-                CONSOLE.try_lock().is_some()
-            } else {
-                COM2.try_lock().is_some()
-            }
+            if lock == 0 { CONSOLE.try_lock().is_some() } else { COM2.try_lock().is_some() }
         });
         if !free {
             // SAFETY: the holder never goes on (the other processors have been stopped by NMI, and this one panics),
             // so no two guards are used at the same time. The state behind the lock is plain data without invariants
             // that a half-written line could break.
-            unsafe {
-                if lock == 0 {
-                    CONSOLE.force_unlock()
-                } else {
-                    COM2.force_unlock()
-                }
-            }
+            unsafe { if lock == 0 { CONSOLE.force_unlock() } else { COM2.force_unlock() } }
         }
     }
 }

@@ -26,32 +26,18 @@ impl Cells for Surface {
             Self::None => {}
             // SAFETY: the grid is 80 by 25, and the cells are mapped (see `Screen::attach`).
             Self::Text(cells) => unsafe {
-                cells
-                    .add(row * VGA_COLUMNS + column)
-                    .write_volatile(0x0700 | u16::from(byte))
+                cells.add(row * VGA_COLUMNS + column).write_volatile(0x0700 | u16::from(byte))
             },
-            Self::Pixels {
-                base,
-                pitch,
-                pixel_bytes,
-            } => draw_glyph(base, pitch, pixel_bytes, column, row, byte),
+            Self::Pixels { base, pitch, pixel_bytes } => draw_glyph(base, pitch, pixel_bytes, column, row, byte),
         }
     }
 }
 
-fn draw_glyph(
-    base: *mut u8,
-    pitch: usize,
-    pixel_bytes: usize,
-    column: usize,
-    row: usize,
-    byte: u8,
-) {
+fn draw_glyph(base: *mut u8, pitch: usize, pixel_bytes: usize, column: usize, row: usize, byte: u8) {
     /// Pixels of a glyph's line, 4 bytes each.
     const LINE: usize = 16 * 4;
     let width = get_raster_width(FontWeight::Regular, RasterHeight::Size16);
-    let Some(glyph) = get_raster(char::from(byte), FontWeight::Regular, RasterHeight::Size16)
-    else {
+    let Some(glyph) = get_raster(char::from(byte), FontWeight::Regular, RasterHeight::Size16) else {
         return;
     };
     for (line, intensities) in glyph.rows().enumerate() {
@@ -62,10 +48,7 @@ fn draw_glyph(
         let size = (intensities.len() * pixel_bytes).min(LINE);
         let offset = (row * GLYPH_HEIGHT + line) * pitch + column * width * pixel_bytes;
         // SAFETY: the grid has as many whole cells as fit into the framebuffer, which is mapped whole. Nobody reads it.
-        unsafe {
-            base.add(offset)
-                .copy_from_nonoverlapping(pixels.as_ptr(), size)
-        };
+        unsafe { base.add(offset).copy_from_nonoverlapping(pixels.as_ptr(), size) };
     }
 }
 
@@ -80,10 +63,7 @@ unsafe impl Send for Screen {}
 
 impl Screen {
     pub(super) const fn new() -> Self {
-        Self {
-            grid: Grid::new(),
-            surface: Surface::None,
-        }
+        Self { grid: Grid::new(), surface: Surface::None }
     }
 
     /// Shows `display`, whose memory is mapped at `base`, from an empty screen.
@@ -96,18 +76,8 @@ impl Screen {
                 self.surface = Surface::Text(base.cast());
                 (VGA_COLUMNS, VGA_ROWS)
             }
-            Display::Pixels {
-                pitch,
-                width,
-                height,
-                pixel_bytes,
-                ..
-            } => {
-                self.surface = Surface::Pixels {
-                    base,
-                    pitch: pitch as usize,
-                    pixel_bytes: pixel_bytes.into(),
-                };
+            Display::Pixels { pitch, width, height, pixel_bytes, .. } => {
+                self.surface = Surface::Pixels { base, pitch: pitch as usize, pixel_bytes: pixel_bytes.into() };
                 let glyph = get_raster_width(FontWeight::Regular, RasterHeight::Size16);
                 (width as usize / glyph, height as usize / GLYPH_HEIGHT)
             }
@@ -134,9 +104,7 @@ impl Screen {
 
     pub(super) fn write(&mut self, bytes: &[u8]) {
         if !matches!(self.surface, Surface::None) {
-            bytes
-                .iter()
-                .for_each(|&byte| self.grid.put(byte, &mut self.surface));
+            bytes.iter().for_each(|&byte| self.grid.put(byte, &mut self.surface));
         }
     }
 }

@@ -22,10 +22,7 @@ impl Serial {
         let Ok(mut uart) = (unsafe { Uart16550::new_port(port) }) else {
             return;
         };
-        let config = Config {
-            baud_rate: BaudRate::from_integer(baud),
-            ..Config::DEFAULT
-        };
+        let config = Config { baud_rate: BaudRate::from_integer(baud), ..Config::DEFAULT };
         self.uart = uart.init(config).is_ok().then_some(uart);
     }
 
@@ -74,10 +71,7 @@ impl Serial {
     pub(super) fn flush(&mut self) {
         let Some(uart) = &mut self.uart else { return };
         for _ in 0..PATIENCE {
-            if uart
-                .lsr()
-                .contains(uart_16550::spec::registers::LSR::TRANSMITTER_EMPTY)
-            {
+            if uart.lsr().contains(uart_16550::spec::registers::LSR::TRANSMITTER_EMPTY) {
                 return;
             }
         }

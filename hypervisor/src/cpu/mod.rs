@@ -3,10 +3,7 @@
 //! Each processor's [`PerCpu`] is found through its GS base, which is set before any other Rust code runs there and
 //! never changes while the hypervisor runs (a guest's GS base is loaded and saved by the world switch, with NMIs held
 //! off). Fields that other processors read or write are atomics; the rest belong to the processor alone.
-#![allow(
-    unsafe_code,
-    reason = "descriptor tables, control registers, the GS base"
-)]
+#![allow(unsafe_code, reason = "descriptor tables, control registers, the GS base")]
 
 pub mod start;
 
@@ -14,9 +11,7 @@ use crate::interrupts;
 use crate::memory::paging::MapError;
 use crate::{instr, memory};
 use core::cell::UnsafeCell;
-use core::sync::atomic::{
-    AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering,
-};
+use core::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use x86::bits64::task::TaskStateSegment;
 use x86::dtables::DescriptorTablePointer;
 use x86::msr::{IA32_EFER, IA32_GS_BASE, IA32_PAT};
@@ -112,10 +107,7 @@ impl PerCpu {
             tsc_adjust: AtomicI64::new(0),
             timer_deadline: AtomicU64::new(0),
             slots: [const { AtomicPtr::new(core::ptr::null_mut()) }; 4],
-            tables: UnsafeCell::new(Tables {
-                gdt: [0; 5],
-                tss: TaskStateSegment::new(),
-            }),
+            tables: UnsafeCell::new(Tables { gdt: [0; 5], tss: TaskStateSegment::new() }),
         }
     }
 
@@ -193,22 +185,14 @@ impl PerCpu {
     /// Notes what the processor does, for a panic report: `domain`/`vcpu` of the guest concerned, and the exit's code.
     #[inline(always)]
     pub fn set_activity(&self, doing: Doing, domain: u16, vcpu: u16, exit: u16) {
-        let packed = u64::from(doing as u8) << 48
-            | u64::from(domain) << 32
-            | u64::from(vcpu) << 16
-            | u64::from(exit);
+        let packed = u64::from(doing as u8) << 48 | u64::from(domain) << 32 | u64::from(vcpu) << 16 | u64::from(exit);
         self.doing.store(packed, Ordering::Relaxed);
     }
 
     /// What [`PerCpu::set_activity`] noted: doing (a [`Doing`] as a number), domain, vCPU, exit code.
     pub fn activity(&self) -> (u8, u16, u16, u16) {
         let packed = self.doing.load(Ordering::Relaxed);
-        (
-            (packed >> 48) as u8,
-            (packed >> 32) as u16,
-            (packed >> 16) as u16,
-            packed as u16,
-        )
+        ((packed >> 48) as u8, (packed >> 32) as u16, (packed >> 16) as u16, packed as u16)
     }
 
     /// Pointers for the rooms above (0 and 1: virtualisation, 2 and 3: the glue to the core); null at first.
@@ -226,12 +210,7 @@ impl PerCpu {
     pub fn table_addresses(&self) -> (u64, u64) {
         let tables = self.tables.get();
         // SAFETY: only addresses within the static area are formed; nothing is read.
-        unsafe {
-            (
-                core::ptr::addr_of!((*tables).gdt) as u64,
-                core::ptr::addr_of!((*tables).tss) as u64,
-            )
-        }
+        unsafe { (core::ptr::addr_of!((*tables).gdt) as u64, core::ptr::addr_of!((*tables).tss) as u64) }
     }
 }
 
@@ -274,8 +253,7 @@ pub fn all() -> &'static [PerCpu] {
 /// First of all on a processor: makes `CPUS[index]` its own.
 pub(crate) fn adopt(index: usize) {
     let area = &CPUS[index];
-    area.this
-        .store(core::ptr::from_ref(area).cast_mut(), Ordering::Relaxed);
+    area.this.store(core::ptr::from_ref(area).cast_mut(), Ordering::Relaxed);
     area.id.store(index as u32, Ordering::Relaxed);
     // SAFETY: GS base is ours to set; the area is static.
     unsafe { instr::wrmsr(IA32_GS_BASE, core::ptr::from_ref(area) as u64) };
@@ -335,16 +313,12 @@ fn init_registers() {
     const EFER_NXE: u64 = 1 << 11;
     /// Entries 0 to 3 as after reset, 4 to 7 the same but 5: write-combining.
     const PAT: u64 = 0x0007_0106_0007_0406;
-    let xsave = raw_cpuid::CpuId::new()
-        .get_feature_info()
-        .is_some_and(|features| features.has_xsave());
+    let xsave = raw_cpuid::CpuId::new().get_feature_info().is_some_and(|features| features.has_xsave());
     let cr4 = CR4_PAE | CR4_MCE | CR4_OSFXSR | CR4_OSXMMEXCPT | if xsave { CR4_OSXSAVE } else { 0 };
     // SAFETY: paging stays on with the same tables; write protection is what the mappings expect; the FPU bits only
     // allow instructions that the hypervisor uses to switch guests; PAT entry 5 is used by no mapping that exists yet.
     unsafe {
-        instr::set_cr0(
-            instr::cr0() & !(CR0_EM | CR0_TS | CR0_CACHES_OFF) | CR0_MP | CR0_NE | CR0_WP,
-        );
+        instr::set_cr0(instr::cr0() & !(CR0_EM | CR0_TS | CR0_CACHES_OFF) | CR0_MP | CR0_NE | CR0_WP);
         instr::set_cr4(cr4);
         instr::wrmsr(IA32_EFER, instr::rdmsr(IA32_EFER) | EFER_NXE);
         instr::wrmsr(IA32_PAT, PAT);
@@ -377,21 +351,14 @@ pub(crate) fn make_stacks(index: usize) -> Result<(), MapError> {
 pub(crate) fn guard_page_of(address: u64) -> Option<&'static str> {
     use memory::layout::{STACKS_BASE, STACKS_STRIDE};
     let page = memory::ranges::PAGE_SIZE;
-    let offset = address
-        .checked_sub(STACKS_BASE)
-        .filter(|&offset| offset / STACKS_STRIDE < MAX_CPUS as u64)?;
+    let offset = address.checked_sub(STACKS_BASE).filter(|&offset| offset / STACKS_STRIDE < MAX_CPUS as u64)?;
     let index = offset % STACKS_STRIDE / page;
     if index == 0 {
         return Some("the main stack");
     }
     let index = index.checked_sub(1 + MAIN_STACK_PAGES)?;
-    let names = [
-        "the NMI stack",
-        "the double-fault stack",
-        "the machine-check stack",
-    ];
-    (index % (1 + IST_STACK_PAGES) == 0)
-        .then(|| names.get((index / (1 + IST_STACK_PAGES)) as usize).copied())?
+    let names = ["the NMI stack", "the double-fault stack", "the machine-check stack"];
+    (index % (1 + IST_STACK_PAGES) == 0).then(|| names.get((index / (1 + IST_STACK_PAGES)) as usize).copied())?
 }
 
 /// True when `address` lies in a mapped page of some processor's stack.

@@ -3,10 +3,7 @@
 //! INIT goes to all first, so that the 10 ms it asks for pass once (and are used to calibrate the timers); then each is
 //! started on its own, because they share the trampoline's page. A processor that does not come is left out with a
 //! warning.
-#![allow(
-    unsafe_code,
-    reason = "the trampoline's page, and assembly that jumps into Rust"
-)]
+#![allow(unsafe_code, reason = "the trampoline's page, and assembly that jumps into Rust")]
 
 use super::{COUNT, CPUS, CpuId, MAX_CPUS, PerCpu};
 use crate::acpi::CpuEntry;
@@ -44,10 +41,10 @@ pub(crate) struct Plan<'a> {
 impl Plan<'_> {
     fn targets(&self) -> impl Iterator<Item = &CpuEntry> {
         let limit = self.limit.min(MAX_CPUS).saturating_sub(1);
-        self.entries
-            .iter()
-            .filter(|entry| entry.enabled && entry.apic_id != self.boot_apic_id)
-            .take(limit)
+        // Larger ids cannot be addressed through an xAPIC; 255 is everyone.
+        let reachable = |id: u32| id < 255 || apic::mode() == apic::Mode::X2Apic;
+        let others = self.entries.iter().filter(|entry| entry.apic_id != self.boot_apic_id);
+        others.filter(move |entry| reachable(entry.apic_id)).take(limit)
     }
 }
 
@@ -78,10 +75,7 @@ pub(crate) fn start_all(plan: &Plan<'_>, run: fn(CpuId) -> !) {
         if start_one(page, tables, index, entry) {
             index += 1;
         } else {
-            warn!(
-                "the CPU with APIC id {} does not start; it is left out",
-                entry.apic_id
-            );
+            warn!("the CPU with APIC id {} does not start; it is left out", entry.apic_id);
         }
     }
     COUNT.store(index, Ordering::Release);
@@ -99,10 +93,7 @@ pub(crate) fn release_all() {
 fn prepare_trampoline(page: u64) -> Option<u32> {
     let start = core::ptr::addr_of!(trampoline_start);
     let size = core::ptr::addr_of!(trampoline_end) as usize - start as usize;
-    assert!(
-        size <= PARAMETER_CR3,
-        "the trampoline runs into its parameters"
-    );
+    assert!(size <= PARAMETER_CR3, "the trampoline runs into its parameters");
     // SAFETY: the page was taken for this by memory::init and is in the direct map; the trampoline is in rodata.
     unsafe { memory::phys_to_virt(page).copy_from_nonoverlapping(start, size) };
 
@@ -111,20 +102,9 @@ fn prepare_trampoline(page: u64) -> Option<u32> {
     let upper_half = (PAGE_SIZE / 2) as usize;
     let from = memory::phys_to_virt(memory::page_table_root());
     // SAFETY: both are whole frames in the direct map; the upper half of the final root maps the hypervisor.
-    unsafe {
-        memory::phys_to_virt(root)
-            .add(upper_half)
-            .copy_from_nonoverlapping(from.add(upper_half), upper_half)
-    };
+    unsafe { memory::phys_to_virt(root).add(upper_half).copy_from_nonoverlapping(from.add(upper_half), upper_half) };
     let mut tables = PageTables::new(root, false);
-    tables
-        .map(
-            page,
-            PhysRange::sized(page, PAGE_SIZE),
-            Access::ReadExecute,
-            &mut zeroed_page,
-        )
-        .ok()?;
+    tables.map(page, PhysRange::sized(page, PAGE_SIZE), Access::ReadExecute, &mut zeroed_page).ok()?;
     Some(low)
 }
 
@@ -146,18 +126,9 @@ fn start_one(page: u64, tables: u32, index: usize, entry: &CpuEntry) -> bool {
     let page_start = memory::phys_to_virt(page);
     // SAFETY: the parameters lie within the page, naturally aligned; no processor is in the trampoline now.
     unsafe {
-        page_start
-            .add(PARAMETER_CR3)
-            .cast::<u32>()
-            .write_volatile(tables);
-        page_start
-            .add(PARAMETER_STACK)
-            .cast::<u64>()
-            .write_volatile(cpu.stack_top());
-        page_start
-            .add(PARAMETER_INDEX)
-            .cast::<u64>()
-            .write_volatile(index as u64);
+        page_start.add(PARAMETER_CR3).cast::<u32>().write_volatile(tables);
+        page_start.add(PARAMETER_STACK).cast::<u64>().write_volatile(cpu.stack_top());
+        page_start.add(PARAMETER_INDEX).cast::<u64>().write_volatile(index as u64);
     }
     let vector = (page / PAGE_SIZE) as u8;
     apic::send_startup(entry.apic_id, vector);

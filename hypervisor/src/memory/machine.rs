@@ -1,13 +1,9 @@
 //! The part of memory management that touches the machine; see the module above for the rules.
-#![allow(
-    unsafe_code,
-    reason = "physical memory, and the switch to the final page tables"
-)]
+#![allow(unsafe_code, reason = "physical memory, and the switch to the final page tables")]
 
 use super::heap;
 use super::layout::{
-    BOOT_MAPPED, DIRECT_MAP_BASE, DIRECT_MAP_SIZE, IMAGE_BASE, LOW_MEMORY_END, MMIO_BASE,
-    STACKS_BASE, STACKS_STRIDE,
+    BOOT_MAPPED, DIRECT_MAP_BASE, DIRECT_MAP_SIZE, IMAGE_BASE, LOW_MEMORY_END, MMIO_BASE, STACKS_BASE, STACKS_STRIDE,
 };
 use super::paging::{Access, MapError, PageTables};
 use super::ranges::{Full, PAGE_SIZE, PhysRange, RangeSet};
@@ -108,6 +104,7 @@ unsafe extern "C" {
     static rodata_end: u8;
     static data_start: u8;
     static data_end: u8;
+    static boot_pml4: u8;
     static boot_stack: u8;
     static boot_stack_top: u8;
 }
@@ -134,25 +131,31 @@ pub fn virt_to_phys<T: ?Sized>(pointer: *const T) -> u64 {
     if address >= IMAGE_BASE {
         address - IMAGE_BASE
     } else {
-        assert!(
-            (DIRECT_MAP_BASE..MMIO_BASE).contains(&address),
-            "{address:#x} has no fixed physical address"
-        );
+        assert!((DIRECT_MAP_BASE..MMIO_BASE).contains(&address), "{address:#x} has no fixed physical address");
         address - DIRECT_MAP_BASE
     }
 }
 
 /// True when the direct map covers all of `size` bytes at physical `address`.
 pub fn is_mapped(address: u64, size: u64) -> bool {
-    STATE
-        .lock()
-        .direct
-        .contains(PhysRange::sized(address, size))
+    STATE.lock().direct.contains(PhysRange::sized(address, size))
 }
 
 /// The text's addresses, for stack traces.
 pub fn text_range() -> core::ops::Range<u64> {
     symbol!(text_start)..symbol!(text_end)
+}
+
+/// Gives what only the boot needed, page tables and stack, to the heap.
+///
+/// # Safety
+/// The final page tables are active and this processor is on its main stack.
+pub(crate) unsafe fn reclaim_boot_memory() {
+    let range = PhysRange::new(symbol!(boot_pml4) - IMAGE_BASE, symbol!(boot_stack_top) - IMAGE_BASE);
+    STATE.lock().heap += range.size();
+    // SAFETY: entry.S reserves the range for tables and stack that the caller says are not used any more; it is part
+    // of the image's data, which stays in the direct map.
+    unsafe { heap::claim(range) };
 }
 
 /// The boot stack's addresses, for stack traces.
@@ -185,12 +188,7 @@ pub fn seal() -> ArrayVec<PhysRange, MAX_RANGES> {
 /// Figures as of now.
 pub fn figures() -> MemoryFigures {
     let state = STATE.lock();
-    MemoryFigures {
-        ram: state.ram,
-        free: state.free.total(),
-        heap: state.heap,
-        hypervisor: state.own,
-    }
+    MemoryFigures { ram: state.ram, free: state.free.total(), heap: state.heap, hypervisor: state.own }
 }
 
 /// Takes `pages` contiguous pages for the hypervisor, not zeroed; `None` when there are none or after [`seal`].
@@ -204,25 +202,15 @@ impl State {
             return None;
         }
         // Before the final tables are active, only the low 4 GiB can be touched.
-        let end = if self.tables.is_some() {
-            DIRECT_MAP_SIZE
-        } else {
-            BOOT_MAPPED
-        };
-        let start = self
-            .free
-            .take(size, align, PhysRange::new(LOW_MEMORY_END, end))?;
+        let end = if self.tables.is_some() { DIRECT_MAP_SIZE } else { BOOT_MAPPED };
+        let start = self.free.take(size, align, PhysRange::new(LOW_MEMORY_END, end))?;
         self.own += size;
         Some(start)
     }
 
     /// A zeroed frame for a page table.
     fn table_frame(&mut self) -> Option<u64> {
-        let frame = if self.sealed {
-            self.reserve.pop()
-        } else {
-            self.take(PAGE_SIZE, PAGE_SIZE)
-        }?;
+        let frame = if self.sealed { self.reserve.pop() } else { self.take(PAGE_SIZE, PAGE_SIZE) }?;
         // SAFETY: the frame was free RAM and is now ours alone; it is mapped (boot tables below 4 GiB, else the
         // final direct map).
         unsafe { phys_to_virt(frame).write_bytes(0, PAGE_SIZE as usize) };
@@ -255,12 +243,7 @@ pub fn init(info: &BootInfo, limit: Option<u64>) -> Result<(), MemoryError> {
     map_image(&mut state, &mut tables)?;
     let direct = state.direct.clone();
     for range in direct.as_slice() {
-        tables.map(
-            DIRECT_MAP_BASE + range.start,
-            *range,
-            Access::ReadWrite,
-            &mut || state.table_frame(),
-        )?;
+        tables.map(DIRECT_MAP_BASE + range.start, *range, Access::ReadWrite, &mut || state.table_frame())?;
     }
     state.tables = Some(tables);
     ROOT.store(root, Ordering::Relaxed);
@@ -279,9 +262,7 @@ pub fn init(info: &BootInfo, limit: Option<u64>) -> Result<(), MemoryError> {
 /// Fills the sets `direct` and `free` and picks the trampoline's page.
 fn sort_memory(state: &mut State, info: &BootInfo, limit: Option<u64>) -> Result<(), MemoryError> {
     let reachable = PhysRange::new(0, DIRECT_MAP_SIZE);
-    let clip = |range: PhysRange| {
-        PhysRange::new(range.start.min(reachable.end), range.end.min(reachable.end))
-    };
+    let clip = |range: PhysRange| PhysRange::new(range.start.min(reachable.end), range.end.min(reachable.end));
     state.direct.insert(PhysRange::new(0, LOW_MEMORY_END))?;
     for entry in &info.memory {
         let range = clip(PhysRange::sized(entry.start, entry.size));
@@ -293,14 +274,8 @@ fn sort_memory(state: &mut State, info: &BootInfo, limit: Option<u64>) -> Result
         }
     }
     // Where entries overlap, the less friendly one wins.
-    for entry in info
-        .memory
-        .iter()
-        .filter(|entry| entry.kind != MemoryKind::Ram)
-    {
-        state
-            .free
-            .remove(clip(PhysRange::sized(entry.start, entry.size)).grow_to_pages())?;
+    for entry in info.memory.iter().filter(|entry| entry.kind != MemoryKind::Ram) {
+        state.free.remove(clip(PhysRange::sized(entry.start, entry.size)).grow_to_pages())?;
     }
     state.free.truncate_to(limit.unwrap_or(u64::MAX));
     state.ram = state.free.total();
@@ -308,10 +283,11 @@ fn sort_memory(state: &mut State, info: &BootInfo, limit: Option<u64>) -> Result
     let image = PhysRange::new(symbol!(image_phys_start), symbol!(image_phys_end));
     state.own += image.size();
     state.free.remove(image.grow_to_pages())?;
+    // Text and constants have no writable second mapping.
+    let data = symbol!(data_start) - IMAGE_BASE;
+    state.direct.remove(PhysRange::new(image.start, data))?;
     if let Some((start, size)) = info.keep {
-        state
-            .free
-            .remove(PhysRange::sized(start, size).grow_to_pages())?;
+        state.free.remove(PhysRange::sized(start, size).grow_to_pages())?;
     }
     for module in &info.modules {
         let range = PhysRange::sized(module.start, module.size).grow_to_pages();
@@ -319,10 +295,7 @@ fn sort_memory(state: &mut State, info: &BootInfo, limit: Option<u64>) -> Result
         state.free.remove(range)?;
     }
     // Page 0 has the real-mode vectors; the last pages before 640 KiB are often the firmware's.
-    state.trampoline = state
-        .free
-        .take(PAGE_SIZE, PAGE_SIZE, PhysRange::new(0x2000, 0xa_0000))
-        .unwrap_or(0);
+    state.trampoline = state.free.take(PAGE_SIZE, PAGE_SIZE, PhysRange::new(0x2000, 0xa_0000)).unwrap_or(0);
     state.free.remove(PhysRange::new(0, LOW_MEMORY_END))?;
     Ok(())
 }
@@ -341,9 +314,7 @@ fn map_image(state: &mut State, tables: &mut PageTables) -> Result<(), MapError>
 }
 
 fn fill_heap(state: &mut State) -> Result<(), MemoryError> {
-    let size = PhysRange::sized(0, HEAP_FIXED + state.ram / HEAP_SHARE)
-        .grow_to_pages()
-        .size();
+    let size = PhysRange::sized(0, HEAP_FIXED + state.ram / HEAP_SHARE).grow_to_pages().size();
     let start = state.take(size, PAGE_SIZE).ok_or(MapError::NoMemory)?;
     state.heap = size;
     // SAFETY: the range was just taken for this and is in the direct map.
@@ -372,10 +343,7 @@ pub fn map_mmio(address: u64, size: u64, access: Access) -> Result<*mut u8, MapE
             }
         }
     }
-    state
-        .mmio
-        .insert(range)
-        .map_err(|Full| MapError::NoMemory)?;
+    state.mmio.insert(range).map_err(|Full| MapError::NoMemory)?;
     Ok((MMIO_BASE + address) as *mut u8)
 }
 
@@ -387,9 +355,7 @@ pub fn map_mmio(address: u64, size: u64, access: Access) -> Result<*mut u8, MapE
 pub fn map_stack(cpu: usize, offset: u64, pages: u64) -> Result<u64, MapError> {
     let mut state = STATE.lock();
     let bottom = STACKS_BASE + cpu as u64 * STACKS_STRIDE + offset;
-    let frames = state
-        .take(pages * PAGE_SIZE, PAGE_SIZE)
-        .ok_or(MapError::NoMemory)?;
+    let frames = state.take(pages * PAGE_SIZE, PAGE_SIZE).ok_or(MapError::NoMemory)?;
     let range = PhysRange::sized(frames, pages * PAGE_SIZE);
     state.map(bottom, range, Access::ReadWrite)?;
     Ok(bottom + pages * PAGE_SIZE)

@@ -3,10 +3,7 @@
 //!
 //! Tables live in the direct map's reach and are only ever added to, under memory/mod.rs's lock; a mapping that exists
 //! is never changed, so no translation has to be flushed.
-#![allow(
-    unsafe_code,
-    reason = "page tables are physical memory reached through the direct map"
-)]
+#![allow(unsafe_code, reason = "page tables are physical memory reached through the direct map")]
 
 use super::layout::DIRECT_MAP_BASE;
 use super::ranges::{PAGE_SIZE, PhysRange};
@@ -68,10 +65,7 @@ pub struct PageTables {
 impl PageTables {
     /// An empty one; `root` is the physical address of a zeroed frame that nothing else uses.
     pub fn new(root: u64, gigabyte_pages: bool) -> Self {
-        Self {
-            root,
-            gigabyte_pages,
-        }
+        Self { root, gigabyte_pages }
     }
 
     /// The root's physical address, for CR3.
@@ -106,9 +100,7 @@ impl PageTables {
         let highest = if self.gigabyte_pages { 3 } else { 2 };
         (1..=highest)
             .rev()
-            .find(|&level| {
-                (virt | phys).is_multiple_of(level_size(level)) && left >= level_size(level)
-            })
+            .find(|&level| (virt | phys).is_multiple_of(level_size(level)) && left >= level_size(level))
             .unwrap_or(1)
     }
 

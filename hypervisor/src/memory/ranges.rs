@@ -17,18 +17,12 @@ pub struct PhysRange {
 impl PhysRange {
     /// `start..end`; an inverted range is empty.
     pub const fn new(start: u64, end: u64) -> Self {
-        Self {
-            start,
-            end: if end < start { start } else { end },
-        }
+        Self { start, end: if end < start { start } else { end } }
     }
 
     /// `size` bytes from `start`, cut at the end of the address space.
     pub const fn sized(start: u64, size: u64) -> Self {
-        Self {
-            start,
-            end: start.saturating_add(size),
-        }
+        Self { start, end: start.saturating_add(size) }
     }
 
     /// Length in bytes.
@@ -43,18 +37,12 @@ impl PhysRange {
 
     /// The whole pages inside.
     pub const fn shrink_to_pages(&self) -> Self {
-        Self::new(
-            self.start.saturating_add(PAGE_SIZE - 1) & !(PAGE_SIZE - 1),
-            self.end & !(PAGE_SIZE - 1),
-        )
+        Self::new(self.start.saturating_add(PAGE_SIZE - 1) & !(PAGE_SIZE - 1), self.end & !(PAGE_SIZE - 1))
     }
 
     /// The pages touched (cut at the last page of the address space).
     pub const fn grow_to_pages(&self) -> Self {
-        Self::new(
-            self.start & !(PAGE_SIZE - 1),
-            self.end.saturating_add(PAGE_SIZE - 1) & !(PAGE_SIZE - 1),
-        )
+        Self::new(self.start & !(PAGE_SIZE - 1), self.end.saturating_add(PAGE_SIZE - 1) & !(PAGE_SIZE - 1))
     }
 }
 
@@ -71,9 +59,7 @@ pub struct Full;
 impl<const N: usize> RangeSet<N> {
     /// The empty set.
     pub const fn new() -> Self {
-        Self {
-            ranges: ArrayVec::new_const(),
-        }
+        Self { ranges: ArrayVec::new_const() }
     }
 
     /// The ranges in order.
@@ -88,20 +74,12 @@ impl<const N: usize> RangeSet<N> {
 
     /// True when all of `range` is in the set.
     pub fn contains(&self, range: PhysRange) -> bool {
-        range.is_empty()
-            || self
-                .ranges
-                .iter()
-                .any(|r| r.start <= range.start && range.end <= r.end)
+        range.is_empty() || self.ranges.iter().any(|r| r.start <= range.start && range.end <= r.end)
     }
 
     /// True when any byte of `range` is in the set.
     pub fn overlaps(&self, range: PhysRange) -> bool {
-        !range.is_empty()
-            && self
-                .ranges
-                .iter()
-                .any(|r| r.start < range.end && range.start < r.end)
+        !range.is_empty() && self.ranges.iter().any(|r| r.start < range.end && range.start < r.end)
     }
 
     /// Adds `range`, joining what overlaps or touches.
@@ -113,16 +91,8 @@ impl<const N: usize> RangeSet<N> {
             return Ok(());
         }
         // Those that overlap or touch are one run: first..last.
-        let first = self
-            .ranges
-            .iter()
-            .take_while(|r| r.end < range.start)
-            .count();
-        let last = first
-            + self.ranges[first..]
-                .iter()
-                .take_while(|r| r.start <= range.end)
-                .count();
+        let first = self.ranges.iter().take_while(|r| r.end < range.start).count();
+        let last = first + self.ranges[first..].iter().take_while(|r| r.start <= range.end).count();
         if first == last {
             return self.ranges.try_insert(first, range).map_err(|_| Full);
         }
@@ -203,10 +173,7 @@ mod tests {
 
     impl Random {
         fn below(&mut self, bound: u64) -> u64 {
-            self.0 = self
-                .0
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (self.0 >> 33) % bound
         }
     }
@@ -240,14 +207,8 @@ mod tests {
                 check_invariant(&set);
                 assert_eq!(set.total(), model.iter().filter(|&&bit| bit).count() as u64);
                 for byte in 0..SPACE {
-                    assert_eq!(
-                        set.contains(PhysRange::sized(byte, 1)),
-                        model[byte as usize]
-                    );
-                    assert_eq!(
-                        set.overlaps(PhysRange::sized(byte, 1)),
-                        model[byte as usize]
-                    );
+                    assert_eq!(set.contains(PhysRange::sized(byte, 1)), model[byte as usize]);
+                    assert_eq!(set.overlaps(PhysRange::sized(byte, 1)), model[byte as usize]);
                 }
             }
         }
@@ -281,10 +242,7 @@ mod tests {
         set.insert(PhysRange::new(0, 100)).unwrap();
         set.insert(PhysRange::new(200, 300)).unwrap();
         set.truncate_to(120);
-        assert_eq!(
-            set.as_slice(),
-            [PhysRange::new(0, 100), PhysRange::new(200, 220)]
-        );
+        assert_eq!(set.as_slice(), [PhysRange::new(0, 100), PhysRange::new(200, 220)]);
         set.truncate_to(50);
         assert_eq!(set.as_slice(), [PhysRange::new(0, 50)]);
     }
@@ -294,10 +252,6 @@ mod tests {
         let range = PhysRange::new(0x1001, 0x2fff);
         assert!(range.shrink_to_pages().is_empty());
         assert_eq!(range.grow_to_pages(), PhysRange::new(0x1000, 0x3000));
-        assert!(
-            PhysRange::new(u64::MAX - 5, u64::MAX)
-                .shrink_to_pages()
-                .is_empty()
-        );
+        assert!(PhysRange::new(u64::MAX - 5, u64::MAX).shrink_to_pages().is_empty());
     }
 }

@@ -83,14 +83,7 @@ fn with_pm_timer(timer: Register) -> Option<Rates> {
 /// The clocks right after the reference has gone to a new value: the quickest of a few attempts, the one least disturbed
 /// between the reads.
 fn sample(read: &dyn Fn() -> u32) -> Sample {
-    let mut best = (
-        u64::MAX,
-        Sample {
-            reference: 0,
-            tsc: 0,
-            apic: 0,
-        },
-    );
+    let mut best = (u64::MAX, Sample { reference: 0, tsc: 0, apic: 0 });
     for _ in 0..4 {
         let old = read();
         let mut before = instr::rdtsc();
@@ -105,14 +98,7 @@ fn sample(read: &dyn Fn() -> u32) -> Sample {
         let tsc = instr::rdtsc();
         let apic = apic::timer_count();
         if tsc - before < best.0 {
-            best = (
-                tsc - before,
-                Sample {
-                    reference,
-                    tsc,
-                    apic,
-                },
-            );
+            best = (tsc - before, Sample { reference, tsc, apic });
         }
     }
     best.1
@@ -120,11 +106,7 @@ fn sample(read: &dyn Fn() -> u32) -> Sample {
 
 /// Channel 2 of the 8254, gated by port 0x61, counts down once; bit 5 of the port says that it has ended.
 fn with_pit() -> Option<Rates> {
-    let clocks = || Sample {
-        reference: 0,
-        tsc: instr::rdtsc(),
-        apic: apic::timer_count(),
-    };
+    let clocks = || Sample { reference: 0, tsc: instr::rdtsc(), apic: apic::timer_count() };
     // SAFETY: channel 2 drives only the speaker, which is kept off (bit 1).
     unsafe {
         let gate = instr::inb(0x61) & !3;

@@ -43,9 +43,7 @@ pub(crate) fn waited() -> u64 {
 
 /// Decides the timer's mode; before the local APIC is initialised.
 pub(crate) fn choose_timer() {
-    let deadline = raw_cpuid::CpuId::new()
-        .get_feature_info()
-        .is_some_and(|features| features.has_tsc_deadline());
+    let deadline = raw_cpuid::CpuId::new().get_feature_info().is_some_and(|features| features.has_tsc_deadline());
     TSC_DEADLINE.store(deadline, Ordering::Relaxed);
 }
 
@@ -88,9 +86,7 @@ pub fn common_tsc() -> u64 {
 #[inline(always)]
 pub fn now_ns() -> u64 {
     let clock = clock();
-    clock
-        .tsc_to_ns
-        .apply(common_tsc().saturating_sub(clock.base))
+    clock.tsc_to_ns.apply(common_tsc().saturating_sub(clock.base))
 }
 
 /// As [`now_ns`], 0 before there is a clock.

@@ -21,11 +21,7 @@ impl Scale {
     #[inline(always)]
     pub const fn apply(self, ticks: u64) -> u64 {
         let result = (ticks as u128 * self.mult as u128) >> 32;
-        if result > u64::MAX as u128 {
-            u64::MAX
-        } else {
-            result as u64
-        }
+        if result > u64::MAX as u128 { u64::MAX } else { result as u64 }
     }
 }
 
@@ -65,16 +61,10 @@ mod tests {
 
     #[test]
     fn there_and_back_is_close() {
-        let (there, back) = (
-            Scale::new(2_400_000_000, 1_000_000_000),
-            Scale::new(1_000_000_000, 2_400_000_000),
-        );
+        let (there, back) = (Scale::new(2_400_000_000, 1_000_000_000), Scale::new(1_000_000_000, 2_400_000_000));
         for ns in [0u64, 1, 999, 1_000_000_007, 1 << 50] {
             let again = there.apply(back.apply(ns));
-            assert!(
-                ns.abs_diff(again) <= 1 + ns / 1_000_000_000,
-                "{ns} became {again}"
-            );
+            assert!(ns.abs_diff(again) <= 1 + ns / 1_000_000_000, "{ns} became {again}");
         }
     }
 }

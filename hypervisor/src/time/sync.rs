@@ -57,12 +57,7 @@ pub(crate) fn measure_this_cpu() {
     }
     let (round_trip, offset) = best;
     if offset.unsigned_abs() > round_trip {
-        cpu::this_cpu()
-            .tsc_adjust()
-            .store(offset, Ordering::Relaxed);
-        debug!(
-            "TSC of APIC id {} is off by {offset}, corrected",
-            cpu::this_cpu().apic_id()
-        );
+        cpu::this_cpu().tsc_adjust().store(offset, Ordering::Relaxed);
+        debug!("TSC of APIC id {} is off by {offset}, corrected", cpu::this_cpu().apic_id());
     }
 }
