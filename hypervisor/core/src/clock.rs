@@ -39,9 +39,7 @@ pub struct VcpuClock {
 impl VcpuClock {
     /// Never written.
     pub const fn new() -> Self {
-        Self {
-            version: AtomicU32::new(0),
-        }
+        Self { version: AtomicU32::new(0) }
     }
 
     /// The even version for the next write.
@@ -73,10 +71,7 @@ pub fn update_vcpu<M: Machine>(hv: &Hypervisor<M>, vcpu: &Vcpu<M>) {
     let at = MachineAddress(info.0 + vcpu_info_offset::TIME as u64);
     let body = time_info(hv);
     publish(hv, at, vcpu.clock.next_version(), || {
-        hv.machine.write(
-            MachineAddress(at.0 + TIME_BODY as u64),
-            &body.as_bytes()[TIME_BODY..],
-        );
+        hv.machine.write(MachineAddress(at.0 + TIME_BODY as u64), &body.as_bytes()[TIME_BODY..]);
     });
 }
 
@@ -88,25 +83,17 @@ pub fn update_wall_clock<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>) {
     let (version_at, high_at) = if domain.events.is_narrow() {
         (WC_VERSION_32, WC_SEC_HI_32)
     } else {
-        (
-            shared_info_offset::WC_VERSION,
-            shared_info_offset::WC_SEC_HI,
-        )
+        (shared_info_offset::WC_VERSION, shared_info_offset::WC_SEC_HI)
     };
     let base = hv.machine.wall_clock_base();
     let (seconds, nanoseconds) = (base / NS_PER_S, (base % NS_PER_S) as u32);
     let word = |offset: usize| hv.machine.word32(MachineAddress::in_frame(frame, offset));
     let version = word(version_at).load(Ordering::Relaxed) & !1;
-    publish(
-        hv,
-        MachineAddress::in_frame(frame, version_at),
-        version.wrapping_add(2),
-        || {
-            word(version_at + 4).store(seconds as u32, Ordering::Relaxed);
-            word(version_at + 8).store(nanoseconds, Ordering::Relaxed);
-            word(high_at).store((seconds >> 32) as u32, Ordering::Relaxed);
-        },
-    );
+    publish(hv, MachineAddress::in_frame(frame, version_at), version.wrapping_add(2), || {
+        word(version_at + 4).store(seconds as u32, Ordering::Relaxed);
+        word(version_at + 8).store(nanoseconds, Ordering::Relaxed);
+        word(high_at).store((seconds >> 32) as u32, Ordering::Relaxed);
+    });
 }
 
 /// Writes what a version at `at` protects: odd, contents, even.
@@ -123,15 +110,8 @@ fn publish<M: Machine>(hv: &Hypervisor<M>, at: MachineAddress, even: u32, write:
 ///
 /// # Errors
 /// `EFAULT` when the address cannot be written.
-pub fn register_time_area<M: Machine>(
-    call: &mut Call<'_, M>,
-    vcpu: &Vcpu<M>,
-    address: u64,
-) -> CallResult {
-    let copy = VcpuTimeInfo {
-        version: vcpu.clock.next_version(),
-        ..time_info(call.hv)
-    };
+pub fn register_time_area<M: Machine>(call: &mut Call<'_, M>, vcpu: &Vcpu<M>, address: u64) -> CallResult {
+    let copy = VcpuTimeInfo { version: vcpu.clock.next_version(), ..time_info(call.hv) };
     call.write_guest(address, &copy)?;
     Ok(Next::Return(0))
 }
@@ -140,11 +120,7 @@ pub fn register_time_area<M: Machine>(
 ///
 /// # Errors
 /// `ENXIO` when it crosses a page or is not aligned, `EINVAL` when there is no memory of the domain's.
-pub fn register_time_area_physical<M: Machine>(
-    call: &mut Call<'_, M>,
-    vcpu: &VcpuRef<M>,
-    address: u64,
-) -> CallResult {
+pub fn register_time_area_physical<M: Machine>(call: &mut Call<'_, M>, vcpu: &VcpuRef<M>, address: u64) -> CallResult {
     const PAGE: u64 = shared_abi::xen::PAGE_SIZE;
     let size = size_of::<VcpuTimeInfo>() as u64;
     if address == u64::MAX {
@@ -154,13 +130,73 @@ pub fn register_time_area_physical<M: Machine>(
     if !address.is_multiple_of(8) || address % PAGE > PAGE - size {
         return Err(Errno::ENXIO);
     }
-    let copy = VcpuTimeInfo {
-        version: vcpu.clock.next_version(),
-        ..time_info(call.hv)
-    };
+    let copy = VcpuTimeInfo { version: vcpu.clock.next_version(), ..time_info(call.hv) };
     let domain = vcpu.domain();
-    call.hv
-        .write_physical(domain, address, copy.as_bytes())
-        .map_err(|_| Errno::EINVAL)?;
+    call.hv.write_physical(domain, address, copy.as_bytes()).map_err(|_| Errno::EINVAL)?;
     Ok(Next::Return(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use zerocopy::FromBytes;
+
+    use super::*;
+    use crate::evtchn::tests::guest::Guest;
+    use crate::testing;
+
+    fn read(hv: &Hypervisor<testing::FakeMachine>, at: MachineAddress) -> VcpuTimeInfo {
+        let mut bytes = [0; 32];
+        hv.machine.read(at, &mut bytes);
+        VcpuTimeInfo::read_from_bytes(&bytes).unwrap()
+    }
+
+    /// What a guest computes from it at a TSC value.
+    fn time_at(info: &VcpuTimeInfo, tsc: u64) -> u64 {
+        let delta = tsc - info.tsc_timestamp;
+        let shifted = if info.tsc_shift < 0 { delta >> -info.tsc_shift } else { delta << info.tsc_shift };
+        info.system_time + ((u128::from(shifted) * u128::from(info.tsc_to_system_mul)) >> 32) as u64
+    }
+
+    #[test]
+    fn guests_compute_the_machine_s_time() {
+        let hv = testing::hypervisor(1, 512);
+        let guest = Guest::new(&hv, 1, 2);
+        hv.machine.set_now(987_654_321);
+        for vcpu in &guest.domain.vcpus {
+            let at = MachineAddress(vcpu.events.info().unwrap().0 + vcpu_info_offset::TIME as u64);
+            let info = read(&hv, at);
+            assert_eq!(time_at(&info, hv.machine.tsc()), 987_654_321);
+            assert_eq!(info.flags, PVCLOCK_TSC_STABLE_BIT);
+            assert!(info.version != 0 && info.version.is_multiple_of(2));
+        }
+    }
+
+    #[test]
+    fn the_wall_clock_is_that_of_boot() {
+        let hv = testing::hypervisor(1, 512);
+        let guest = Guest::new(&hv, 1, 1);
+        let frame = guest.domain.events.shared_info_frame().unwrap();
+        let word = |offset| hv.machine.word32(MachineAddress::in_frame(frame, offset)).load(Ordering::SeqCst);
+        let seconds =
+            u64::from(word(shared_info_offset::WC_SEC_HI)) << 32 | u64::from(word(shared_info_offset::WC_SEC));
+        let total = seconds * NS_PER_S + u64::from(word(shared_info_offset::WC_NSEC));
+        assert_eq!(total, testing::WALL_CLOCK_BASE);
+        assert!(word(shared_info_offset::WC_VERSION) != 0 && word(shared_info_offset::WC_VERSION) % 2 == 0);
+    }
+
+    #[test]
+    fn a_second_copy_tells_the_same() {
+        let hv = testing::hypervisor(1, 512);
+        let guest = Guest::new(&hv, 1, 1);
+        let vcpu = testing::vcpu(&guest.domain, 0);
+        let call = &mut testing::call(&hv, &vcpu, [0; 5]);
+        assert_eq!(register_time_area(call, &vcpu, 0x1ff8), Ok(Next::Return(0)), "may cross pages");
+        assert_eq!(register_time_area(call, &vcpu, 0xffff_0000), Err(Errno::EFAULT));
+        assert_eq!(register_time_area_physical(call, &vcpu, 0x1ff8), Err(Errno::ENXIO));
+        assert_eq!(register_time_area_physical(call, &vcpu, 0x3004), Err(Errno::ENXIO));
+        assert_eq!(register_time_area_physical(call, &vcpu, 1 << 40), Err(Errno::EINVAL));
+        assert_eq!(register_time_area_physical(call, &vcpu, 0x3008), Ok(Next::Return(0)));
+        let info = read(&hv, testing::machine_address(&hv, &guest.domain, 0x3008));
+        assert_eq!(time_at(&info, hv.machine.tsc()), hv.machine.now());
+    }
 }

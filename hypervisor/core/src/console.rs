@@ -55,12 +55,7 @@ fn write<M: Machine>(call: &mut Call<'_, M>) -> CallResult {
 /// Prints what a domain wrote, by this call or to its debug port: at most [`PIECE`] bytes.
 pub fn print<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, bytes: &[u8]) {
     let printable = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n' | b'\t');
-    let text: ArrayVec<u8, PIECE> = bytes
-        .iter()
-        .copied()
-        .filter(printable)
-        .take(PIECE)
-        .collect();
+    let text: ArrayVec<u8, PIECE> = bytes.iter().copied().filter(printable).take(PIECE).collect();
     if text.is_empty() {
         return;
     }
@@ -85,4 +80,66 @@ fn read<M: Machine>(call: &mut Call<'_, M>) -> CallResult {
         done += count;
     }
     Ok(Next::Return(done as i64))
+}
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::Ordering;
+    use std::vec::Vec;
+
+    use shared_abi::hypercall as number;
+
+    use super::*;
+    use crate::evtchn::tests::guest::Guest;
+    use crate::testing;
+
+    #[test]
+    fn text_of_any_length_is_written_in_pieces() {
+        let hv = testing::hypervisor(1, 512);
+        let guest = Guest::new(&hv, 7, 1);
+        let text: Vec<u8> = (0..1000).map(|index| b'a' + index as u8 % 26).collect();
+        testing::poke(&hv, &guest.domain, 0x1000, &text);
+        let vcpu = testing::vcpu(&guest.domain, 0);
+        // Something always waits: each piece is a call of its own.
+        hv.machine.interrupt.store(true, Ordering::SeqCst);
+        let mut args = [abi::WRITE.into(), 1000, 0x1000, 0, 0];
+        let mut pieces = 0;
+        while let Next::Again(next) = console_io(&mut testing::call(&hv, &vcpu, args)).unwrap() {
+            assert_eq!((next[1] + 128, next[2]), (args[1], args[2] + 128));
+            args = next;
+            pieces += 1;
+        }
+        assert_eq!(pieces, 7);
+        assert_eq!(hv.machine.console_of(Some(guest.id())), text);
+    }
+
+    #[test]
+    fn control_characters_do_not_get_out() {
+        let hv = testing::hypervisor(1, 512);
+        let guest = Guest::new(&hv, 7, 1);
+        let dirty = b"\x1b[2J\ta\x00b\r\n\xc3\xa4\x7f~";
+        testing::poke(&hv, &guest.domain, 0, dirty);
+        let vcpu = testing::vcpu(&guest.domain, 0);
+        let args = [abi::WRITE.into(), dirty.len() as u64, 0, 0, 0];
+        assert_eq!(testing::hypercall(&hv, &vcpu, number::CONSOLE_IO, args), 0);
+        assert_eq!(hv.machine.console_of(Some(guest.id())), b"[2J\tab\n~");
+    }
+
+    #[test]
+    fn bad_buffers_and_readers_are_refused() {
+        let hv = testing::hypervisor(1, 512);
+        let (guest, governor) = (Guest::new(&hv, 1, 1), Guest::privileged(&hv, 2));
+        let ask = |guest: &Guest<'_>, operation: u64, count: u64, address: u64| {
+            let vcpu = testing::vcpu(&guest.domain, 0);
+            let args = [operation, count, address, 0, 0];
+            testing::hypercall(&hv, &vcpu, number::CONSOLE_IO, args)
+        };
+        assert_eq!(ask(&guest, 0, 10, 0xffff_0000), Errno::EFAULT.to_return());
+        assert_eq!(ask(&guest, 0, u32::MAX.into(), 48 * 4096 - 4), Errno::EFAULT.to_return());
+        assert_eq!(ask(&guest, 0, 0, u64::MAX), 0, "nothing to read, nothing wrong");
+        assert_eq!(ask(&guest, 1, 10, 0), Errno::EPERM.to_return());
+        assert_eq!(ask(&governor, 1, 10, 0), 0);
+        assert_eq!(ask(&governor, 1, 1 << 31, 0), Errno::E2BIG.to_return());
+        assert_eq!(ask(&guest, 2, 0, 0), Errno::ENOSYS.to_return());
+    }
 }

@@ -124,10 +124,7 @@ fn get_access(index: u32) -> Access {
 
 /// Whether a parameter is absent until it is set; the others begin as 0.
 fn may_be_absent(index: u32) -> bool {
-    matches!(
-        index,
-        params::STORE_PFN | params::STORE_EVTCHN | params::CONSOLE_PFN | params::CONSOLE_EVTCHN
-    )
+    matches!(index, params::STORE_PFN | params::STORE_EVTCHN | params::CONSOLE_PFN | params::CONSOLE_EVTCHN)
 }
 
 /// The hypercall: arg 0 is the operation, arg 1 the address of its structure.
@@ -145,9 +142,7 @@ pub fn hvm_op<M: Machine>(call: &mut Call<'_, M>) -> CallResult {
         abi::GET_PARAM => get_param(call, address)?,
         abi::SET_EVTCHN_UPCALL_VECTOR => set_upcall_vector(call, address)?,
         abi::GET_TIME => {
-            let answer = abi::GetTime {
-                now: call.hv.machine.now(),
-            };
+            let answer = abi::GetTime { now: call.hv.machine.now() };
             call.write_guest(address, &answer)?;
         }
         abi::XENTRACE => xentrace(call, address)?,
@@ -181,11 +176,7 @@ fn set_param<M: Machine>(call: &mut Call<'_, M>, address: u64) -> Result<(), Err
             | params::ALTP2M
             | params::MCA_CAP
     );
-    if once
-        && hvm
-            .get(request.index)
-            .is_some_and(|old| old != 0 && old != request.value)
-    {
+    if once && hvm.get(request.index).is_some_and(|old| old != 0 && old != request.value) {
         return Err(Errno::EEXIST);
     }
     check_value(request.index, request.value)?;
@@ -215,9 +206,7 @@ fn check_value(index: u32, value: u64) -> Result<(), Errno> {
         params::VM86_TSS => u32::try_from(value).is_ok(),
         params::TRIPLE_FAULT_REASON => value <= u64::from(sched::SHUTDOWN_MAX),
         // A vector below 16 is an exception's.
-        params::CALLBACK_IRQ => {
-            !matches!(CallbackVia::from_param(value), CallbackVia::Vector(0..16))
-        }
+        params::CALLBACK_IRQ => !matches!(CallbackVia::from_param(value), CallbackVia::Vector(0..16)),
         _ => true,
     };
     if valid { Ok(()) } else { Err(Errno::EINVAL) }
@@ -225,12 +214,7 @@ fn check_value(index: u32, value: u64) -> Result<(), Errno> {
 
 /// Takes a new callback into use. Only a vector means anything here: there is no interrupt controller with lines, and as
 /// on Xen, asking such a domain for one changes nothing.
-fn set_callback<M: Machine>(
-    call: &Call<'_, M>,
-    domain: &alloc::sync::Arc<Domain<M>>,
-    value: u64,
-    own: bool,
-) {
+fn set_callback<M: Machine>(call: &Call<'_, M>, domain: &alloc::sync::Arc<Domain<M>>, value: u64, own: bool) {
     if own {
         evtchn::latch_width(call.hv, domain, call.width);
     }
@@ -284,9 +268,7 @@ fn set_upcall_vector<M: Machine>(call: &mut Call<'_, M>, address: u64) -> Result
 /// A record of the guest's in the trace stream.
 fn xentrace<M: Machine>(call: &mut Call<'_, M>, address: u64) -> Result<(), Errno> {
     let request: abi::Xentrace = call.read_guest(address)?;
-    if usize::from(request.extra_bytes) > request.extra.len()
-        || request.event & !XENTRACE_EVENT_BITS != 0
-    {
+    if usize::from(request.extra_bytes) > request.extra.len() || request.event & !XENTRACE_EVENT_BITS != 0 {
         return Err(Errno::EINVAL);
     }
     if call.hv.machine.trace_enabled(Kind::GUEST_EVENT.0) {
@@ -301,9 +283,7 @@ fn xentrace<M: Machine>(call: &mut Call<'_, M>, address: u64) -> Result<(), Errn
             extra,
             pad: 0,
         };
-        call.hv
-            .machine
-            .trace(Kind::GUEST_EVENT.0, record.as_bytes());
+        call.hv.machine.trace(Kind::GUEST_EVENT.0, record.as_bytes());
     }
     Ok(())
 }
@@ -317,4 +297,125 @@ fn pagetable_dying<M: Machine>(call: &mut Call<'_, M>, address: u64) -> Result<(
     }
     call.hv.find_domain(request.domid).ok_or(Errno::ESRCH)?;
     Err(Errno::EOPNOTSUPP)
+}
+
+#[cfg(test)]
+mod tests {
+    use shared_abi::hypercall as number;
+    use shared_abi::xen::DomId;
+    use zerocopy::{FromBytes, Immutable};
+
+    use super::*;
+    use crate::evtchn::tests::guest::{CALLBACK, Guest};
+    use crate::testing;
+
+    fn op<T: IntoBytes + FromBytes + Immutable>(
+        guest: &Guest<'_>,
+        operation: u32,
+        request: &mut T,
+    ) -> Result<(), Errno> {
+        let value = guest.call(number::HVM_OP.into(), operation.into(), request);
+        Errno::from_return(value).map(|value| assert_eq!(value, 0))
+    }
+
+    fn set(guest: &Guest<'_>, domid: DomId, index: u32, value: u64) -> Result<(), Errno> {
+        op(guest, abi::SET_PARAM, &mut abi::Param { domid, pad: 0, index, value })
+    }
+
+    fn get(guest: &Guest<'_>, domid: DomId, index: u32) -> Result<u64, Errno> {
+        let mut request = abi::Param { domid, pad: 0, index, value: 77 };
+        op(guest, abi::GET_PARAM, &mut request).map(|()| request.value)
+    }
+
+    #[test]
+    fn rings_are_absent_until_a_governor_gives_them() {
+        let hv = testing::hypervisor(1, 512);
+        let (guest, governor) = (Guest::new(&hv, 1, 1), Guest::privileged(&hv, 2));
+        for index in [params::STORE_PFN, params::STORE_EVTCHN, params::CONSOLE_PFN, params::CONSOLE_EVTCHN] {
+            assert_eq!(get(&guest, DomId::SELF, index), Err(Errno::ENOENT));
+            assert_eq!(set(&governor, guest.id(), index, 5), Ok(()));
+            assert_eq!(get(&guest, DomId::SELF, index), Ok(5));
+        }
+        assert_eq!(set(&guest, DomId::SELF, params::STORE_PFN, 6), Err(Errno::EPERM));
+        assert_eq!(set(&guest, DomId::SELF, params::STORE_EVTCHN, 6), Ok(()));
+        assert_eq!(set(&guest, governor.id(), params::STORE_EVTCHN, 6), Err(Errno::EPERM));
+        assert_eq!(get(&guest, governor.id(), params::STORE_EVTCHN), Err(Errno::EPERM));
+        assert_eq!(get(&governor, DomId(50), params::STORE_EVTCHN), Err(Errno::ESRCH));
+    }
+
+    #[test]
+    fn parameters_have_bounds() {
+        let hv = testing::hypervisor(1, 512);
+        let guest = Guest::new(&hv, 1, 1);
+        let own = DomId::SELF;
+        assert_eq!(get(&guest, own, params::CALLBACK_IRQ), Ok(CALLBACK));
+        assert_eq!(set(&guest, own, params::COUNT, 0), Err(Errno::EINVAL));
+        assert_eq!(get(&guest, own, u32::MAX), Err(Errno::EINVAL));
+        assert_eq!(get(&guest, own, params::PAE_ENABLED), Err(Errno::EINVAL));
+        assert_eq!(set(&guest, own, params::MEMORY_EVENT_CR3, 0), Err(Errno::EINVAL));
+        assert_eq!(get(&guest, own, params::IOREQ_PFN), Err(Errno::EPERM));
+        assert_eq!(set(&guest, own, params::IDENT_PT, 0), Err(Errno::EPERM));
+        assert_eq!(set(&guest, own, params::X87_FIP_WIDTH, 5), Err(Errno::EINVAL));
+        assert_eq!(set(&guest, own, params::X87_FIP_WIDTH, 8), Ok(()));
+        assert_eq!(set(&guest, own, params::ACPI_IOPORTS_LOCATION, 1), Err(Errno::ENODEV));
+        assert_eq!(set(&guest, own, params::CALLBACK_IRQ, 2 << 56 | 15), Err(Errno::EINVAL));
+        assert_eq!(guest.domain.hvm.callback_vector(), Some(0xf3), "what fails changes nothing");
+        assert_eq!(set(&guest, own, params::CALLBACK_IRQ, 9), Ok(()), "a line: recorded");
+        assert_eq!(guest.domain.hvm.callback_vector(), Some(0xf3), "and without effect");
+    }
+
+    #[test]
+    fn a_vector_of_its_own_takes_a_vcpu_from_the_callback() {
+        let hv = testing::hypervisor(1, 512);
+        let guest = Guest::new(&hv, 1, 2);
+        let mut request = abi::EvtchnUpcallVector { vcpu: VcpuId(1), vector: 15, pad: [0; 3] };
+        assert_eq!(op(&guest, abi::SET_EVTCHN_UPCALL_VECTOR, &mut request), Err(Errno::EINVAL));
+        request = abi::EvtchnUpcallVector { vcpu: VcpuId(2), vector: 0x40, pad: [0; 3] };
+        assert_eq!(op(&guest, abi::SET_EVTCHN_UPCALL_VECTOR, &mut request), Err(Errno::ENOENT));
+        request.vcpu = VcpuId(1);
+        assert_eq!(op(&guest, abi::SET_EVTCHN_UPCALL_VECTOR, &mut request), Ok(()));
+        let port = guest.bind_ipi(1).unwrap();
+        guest.send(port).unwrap();
+        let vcpu = testing::vcpu(&guest.domain, 1);
+        assert!(evtchn::upcall_pending(&hv, &vcpu) && !guest.upcall(1));
+        assert_eq!(vcpu.events.upcall_vector(), Some(0x40));
+    }
+
+    #[test]
+    fn guests_put_records_into_the_trace() {
+        let hv = testing::hypervisor(1, 512);
+        let guest = Guest::new(&hv, 3, 1);
+        let mut request = abi::Xentrace { event: 0x11, extra_bytes: 5, extra: [7; 28] };
+        assert_eq!(op(&guest, abi::XENTRACE, &mut request), Ok(()));
+        let records = hv.machine.traced_of(Kind::GUEST_EVENT.0);
+        let record = GuestEvent::read_from_bytes(&records[0]).unwrap();
+        assert_eq!((record.domid, record.event, record.payload()), (DomId(3), 0x11, &[7; 5][..]));
+        assert_eq!(record.extra[5..], [0; 23], "only what the guest said is in use");
+        request.extra_bytes = 29;
+        assert_eq!(op(&guest, abi::XENTRACE, &mut request), Err(Errno::EINVAL));
+        request = abi::Xentrace { event: 0x1000, extra_bytes: 0, extra: [0; 28] };
+        assert_eq!(op(&guest, abi::XENTRACE, &mut request), Err(Errno::EINVAL));
+    }
+
+    #[test]
+    fn the_rest_answers_as_xen_does() {
+        let hv = testing::hypervisor(1, 512);
+        let (guest, other) = (Guest::new(&hv, 1, 1), Guest::new(&hv, 2, 1));
+        let mut time = abi::GetTime { now: 0 };
+        hv.machine.set_now(123_456_789);
+        assert_eq!(op(&guest, abi::GET_TIME, &mut time), Ok(()));
+        assert_eq!(time.now, 123_456_789);
+        for (domid, errno) in [
+            (DomId::SELF, Errno::EINVAL),
+            (guest.id(), Errno::EINVAL),
+            (other.id(), Errno::EOPNOTSUPP),
+            (DomId(9), Errno::ESRCH),
+        ] {
+            let mut request = abi::PagetableDying { domid, ..Default::default() };
+            assert_eq!(op(&guest, abi::PAGETABLE_DYING, &mut request), Err(errno));
+        }
+        for operation in [abi::FLUSH_TLBS, abi::GET_MEM_TYPE, abi::ALTP2M, 26, u32::MAX] {
+            assert_eq!(op(&guest, operation, &mut time), Err(Errno::ENOSYS));
+        }
+    }
 }

@@ -40,18 +40,8 @@ pub fn multicall<M: Machine>(call: &mut Call<'_, M>) -> CallResult {
         }
         first = false;
         let mut entry = read_entry(call, address)?;
-        call.args = [
-            entry.args[0],
-            entry.args[1],
-            entry.args[2],
-            entry.args[3],
-            entry.args[4],
-        ];
-        let next = if entry.op == u64::from(number::MULTICALL) {
-            Err(Errno::EINVAL)
-        } else {
-            dispatch(call, entry.op)
-        };
+        call.args = [entry.args[0], entry.args[1], entry.args[2], entry.args[3], entry.args[4]];
+        let next = if entry.op == u64::from(number::MULTICALL) { Err(Errno::EINVAL) } else { dispatch(call, entry.op) };
         call.args = outer;
         match next {
             Ok(Next::Again(args)) => {
@@ -87,20 +77,12 @@ fn read_entry<M: Machine>(call: &mut Call<'_, M>, address: u64) -> Result<Multic
         Width::Bits64 => call.read_guest(address),
         Width::Bits32 => {
             let entry: NarrowEntry = call.read_guest(address)?;
-            Ok(MulticallEntry {
-                op: entry.op.into(),
-                result: entry.result.into(),
-                args: entry.args.map(u64::from),
-            })
+            Ok(MulticallEntry { op: entry.op.into(), result: entry.result.into(), args: entry.args.map(u64::from) })
         }
     }
 }
 
-fn write_entry<M: Machine>(
-    call: &mut Call<'_, M>,
-    address: u64,
-    entry: &MulticallEntry,
-) -> Result<(), Errno> {
+fn write_entry<M: Machine>(call: &mut Call<'_, M>, address: u64, entry: &MulticallEntry) -> Result<(), Errno> {
     match call.width {
         Width::Bits64 => call.write_guest(address, entry),
         Width::Bits32 => {
@@ -115,3 +97,96 @@ fn write_entry<M: Machine>(
 }
 
 const _: () = assert!(size_of::<NarrowEntry>() == 32);
+
+#[cfg(test)]
+mod tests {
+    use core::sync::atomic::Ordering;
+    use std::vec::Vec;
+
+    use super::*;
+    use crate::evtchn::tests::guest::Guest;
+    use crate::testing;
+
+    const LIST: u64 = 0x1000;
+
+    fn entry(op: u32, args: [u64; 2]) -> MulticallEntry {
+        MulticallEntry { op: op.into(), result: 99, args: [args[0], args[1], 0, 0, 0, 0] }
+    }
+
+    fn run(guest: &Guest<'_>, entries: &[MulticallEntry]) -> (i64, Vec<i64>) {
+        testing::poke(guest.hv, &guest.domain, LIST, entries.as_bytes());
+        let vcpu = testing::vcpu(&guest.domain, 0);
+        let args = [LIST, entries.len() as u64, 0, 0, 0];
+        let value = testing::hypercall(guest.hv, &vcpu, number::MULTICALL, args);
+        let results = (0..entries.len() as u64).map(|index| {
+            let at = LIST + index * 64 + 8;
+            i64::from_le_bytes(testing::peek(guest.hv, &guest.domain, at))
+        });
+        (value, results.collect())
+    }
+
+    #[test]
+    fn each_entry_has_its_result() {
+        let hv = testing::hypervisor(1, 512);
+        let guest = Guest::new(&hv, 1, 1);
+        let entries = [
+            entry(number::XEN_VERSION, [0, 0]),
+            entry(number::MULTICALL, [LIST, 1]),
+            entry(63, [0, 0]),
+            entry(number::EVENT_CHANNEL_OP, [4, 0xffff_0000]),
+            entry(number::XEN_VERSION, [7, 0]),
+        ];
+        for waiting in [false, true] {
+            hv.machine.interrupt.store(waiting, Ordering::SeqCst);
+            let (value, results) = run(&guest, &entries);
+            assert_eq!(value, 0);
+            let expected =
+                [4 << 16 | 17, Errno::EINVAL.to_return(), Errno::ENOSYS.to_return(), Errno::EFAULT.to_return(), 4096];
+            assert_eq!(results, expected);
+        }
+    }
+
+    #[test]
+    fn an_entry_that_gives_way_is_continued_not_repeated() {
+        let hv = testing::hypervisor(1, 512);
+        let guest = Guest::new(&hv, 1, 1);
+        let text: Vec<u8> = (0..600).map(|index| b'a' + index as u8 % 26).collect();
+        testing::poke(&hv, &guest.domain, 0x2000, &text);
+        let mut write = entry(number::CONSOLE_IO, [0, 600]);
+        write.args[2] = 0x2000;
+        hv.machine.interrupt.store(true, Ordering::SeqCst);
+        let (value, results) = run(&guest, &[write, entry(number::XEN_VERSION, [7, 0])]);
+        assert_eq!((value, results), (0, std::vec![0, 4096]));
+        assert_eq!(hv.machine.console_of(Some(guest.id())), text);
+    }
+
+    #[test]
+    fn narrow_callers_have_narrow_entries() {
+        let hv = testing::hypervisor(1, 512);
+        let guest = Guest::new(&hv, 1, 1);
+        let list = [
+            NarrowEntry { op: number::XEN_VERSION, result: 9, args: [0; 6] },
+            NarrowEntry { op: 63, result: 9, args: [0; 6] },
+        ];
+        testing::poke(&hv, &guest.domain, LIST, list.as_bytes());
+        let vcpu = testing::vcpu(&guest.domain, 0);
+        let args = [LIST, 2, 0, 0, 0];
+        let next = hv.hypercall(&vcpu, number::MULTICALL.into(), args, Width::Bits32, testing::UNPAGED);
+        assert_eq!(next, Next::Return(0));
+        let result = |at| i32::from_le_bytes(testing::peek(&hv, &guest.domain, at));
+        assert_eq!(result(LIST + 4), 4 << 16 | 17);
+        assert_eq!(i64::from(result(LIST + 36)), Errno::ENOSYS.to_return());
+    }
+
+    #[test]
+    fn a_list_that_ends_in_nothing_faults_after_what_was_there() {
+        let hv = testing::hypervisor(1, 512);
+        let guest = Guest::new(&hv, 1, 1);
+        let vcpu = testing::vcpu(&guest.domain, 0);
+        let at = 48 * 4096 - 64;
+        testing::poke(&hv, &guest.domain, at, entry(number::XEN_VERSION, [7, 0]).as_bytes());
+        let value = testing::hypercall(&hv, &vcpu, number::MULTICALL, [at, u64::MAX, 0, 0, 0]);
+        assert_eq!(value, Errno::EFAULT.to_return());
+        assert_eq!(testing::peek(&hv, &guest.domain, at + 8), 4096u64.to_le_bytes());
+    }
+}

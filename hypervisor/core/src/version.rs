@@ -103,11 +103,51 @@ fn command_line<M: Machine>(call: &mut Call<'_, M>, address: u64) -> Result<(), 
 
 #[cfg(test)]
 mod tests {
+    use shared_abi::hypercall as number;
+
     use super::*;
+    use crate::evtchn::tests::guest::Guest;
+    use crate::testing;
 
     #[test]
     fn features_are_what_xen_gives_such_domains() {
         assert_eq!(FEATURES.bits(), 0x12305);
+    }
+
+    #[test]
+    fn every_operation_answers() {
+        let hv = testing::hypervisor(1, 512);
+        let (guest, governor) = (Guest::new(&hv, 1, 1), Guest::privileged(&hv, 2));
+        let ask = |guest: &Guest<'_>, operation: u32, address: u64| {
+            let vcpu = testing::vcpu(&guest.domain, 0);
+            let args = [operation.into(), address, 0, 0, 0];
+            testing::hypercall(&hv, &vcpu, number::XEN_VERSION, args)
+        };
+        assert_eq!(ask(&guest, abi::VERSION, 0), 4 << 16 | 17);
+        assert_eq!(ask(&guest, abi::PAGESIZE, 0), 4096);
+        assert_eq!(ask(&guest, abi::PAGESIZE, 8), Errno::EINVAL.to_return());
+        assert_eq!(ask(&guest, abi::EXTRAVERSION, 0x1000), 0);
+        assert_eq!(testing::peek::<16>(&hv, &guest.domain, 0x1000), text::<16>(EXTRA));
+        assert_eq!(ask(&guest, abi::CAPABILITIES, 0x1000), 0);
+        assert_eq!(testing::peek::<12>(&hv, &guest.domain, 0x1000), *b"hvm-3.0-x86_");
+        assert_eq!(ask(&guest, abi::COMMANDLINE, 0x1ff0), 0, "16 bytes are enough");
+        assert_eq!(testing::peek::<9>(&hv, &guest.domain, 0x1ff0), *b"<denied>\0");
+        assert_eq!(ask(&governor, abi::COMMANDLINE, 0x1000), 0);
+        assert_eq!(testing::peek::<8>(&hv, &governor.domain, 0x1000), *b"testing\0");
+        assert_eq!(ask(&guest, abi::BUILD_ID, 0), Errno::EPERM.to_return());
+        assert_eq!(ask(&governor, abi::BUILD_ID, 0), Errno::ENODATA.to_return());
+        testing::poke(&hv, &guest.domain, 0x1000, &0u64.to_le_bytes());
+        assert_eq!(ask(&guest, abi::GET_FEATURES, 0x1000), 0);
+        assert_eq!(testing::peek::<8>(&hv, &guest.domain, 0x1000), (0x12305u64 << 32).to_le_bytes());
+        testing::poke(&hv, &guest.domain, 0x1000, &1u32.to_le_bytes());
+        assert_eq!(ask(&guest, abi::GET_FEATURES, 0x1000), Errno::EINVAL.to_return());
+        for operation in [abi::COMPILE_INFO, abi::CHANGESET, abi::PLATFORM_PARAMETERS, abi::GUEST_HANDLE] {
+            assert_eq!(ask(&guest, operation, 0x1000), 0);
+        }
+        for operation in (1..7).chain([8, 9]) {
+            assert_eq!(ask(&guest, operation, 0xffff_0000), Errno::EFAULT.to_return());
+        }
+        assert_eq!(ask(&guest, 11, 0), Errno::ENOSYS.to_return());
     }
 
     #[test]

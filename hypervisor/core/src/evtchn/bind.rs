@@ -5,8 +5,8 @@ use alloc::sync::Arc;
 use core::sync::atomic::Ordering;
 
 use shared_abi::event_channel::{
-    FIFO_NR_CHANNELS, FIFO_PRIORITY_DEFAULT, FIFO_PRIORITY_MIN, STATUS_CLOSED, STATUS_INTERDOMAIN,
-    STATUS_IPI, STATUS_UNBOUND, STATUS_VIRQ, Status,
+    FIFO_NR_CHANNELS, FIFO_PRIORITY_DEFAULT, FIFO_PRIORITY_MIN, STATUS_CLOSED, STATUS_INTERDOMAIN, STATUS_IPI,
+    STATUS_UNBOUND, STATUS_VIRQ, Status,
 };
 use shared_abi::xen::{DomId, Errno, Port, VcpuId, Virq};
 
@@ -34,12 +34,7 @@ pub struct Book {
 impl Book {
     /// Port 0 is taken, nothing else.
     pub const fn new() -> Self {
-        Self {
-            active: 0,
-            first_free: 1,
-            reset_next: 0,
-            closed: false,
-        }
+        Self { active: 0, first_free: 1, reset_next: 0, closed: false }
     }
 }
 
@@ -59,25 +54,13 @@ impl<'a> Pair<'a> {
         const SECOND: u8 = rank::EVENT_SECOND;
         let (one_book, two_book) = (&one.events.book, &two.events.book);
         if one.id == two.id {
-            return Self {
-                outer: one_book.lock(),
-                inner: None,
-                first_is_outer: true,
-            };
+            return Self { outer: one_book.lock(), inner: None, first_is_outer: true };
         }
         let first_is_outer = one.id < two.id;
-        let (outer, inner) = if first_is_outer {
-            (one_book, two_book)
-        } else {
-            (two_book, one_book)
-        };
+        let (outer, inner) = if first_is_outer { (one_book, two_book) } else { (two_book, one_book) };
         let outer = outer.lock();
         let inner = inner.lock_as::<SECOND>();
-        Self {
-            outer,
-            inner: Some(inner),
-            first_is_outer,
-        }
+        Self { outer, inner: Some(inner), first_is_outer }
     }
 
     /// The book of the first domain.
@@ -99,16 +82,8 @@ impl<'a> Pair<'a> {
 
 /// The number from which on the domain has no ports.
 fn port_limit<M: Machine>(domain: &Domain<M>) -> u32 {
-    let abi = if domain.events.uses_fifo() {
-        FIFO_NR_CHANNELS
-    } else {
-        two_level::limit(&domain.events)
-    };
-    abi.min(if domain.is_privileged() {
-        MAX_PORTS_PRIVILEGED
-    } else {
-        MAX_PORTS
-    })
+    let abi = if domain.events.uses_fifo() { FIFO_NR_CHANNELS } else { two_level::limit(&domain.events) };
+    abi.min(if domain.is_privileged() { MAX_PORTS_PRIVILEGED } else { MAX_PORTS })
 }
 
 /// The lowest free port, not yet bound.
@@ -142,20 +117,12 @@ fn free_port<'a, M: Machine>(
 /// Binds a free port.
 fn occupy(book: &mut Book, entry: &PortEntry, binding: Binding, vcpu: VcpuId) {
     book.active += 1;
-    entry
-        .priority
-        .store(FIFO_PRIORITY_DEFAULT as u8, Ordering::Relaxed);
+    entry.priority.store(FIFO_PRIORITY_DEFAULT as u8, Ordering::Relaxed);
     entry.store(binding, vcpu);
 }
 
 /// Frees a port, and withdraws its pending event so that it starts clean when it is bound again.
-fn vacate<M: Machine>(
-    hv: &Hypervisor<M>,
-    domain: &Domain<M>,
-    book: &mut Book,
-    port: Port,
-    entry: &PortEntry,
-) {
+fn vacate<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, book: &mut Book, port: Port, entry: &PortEntry) {
     entry.store(Binding::Free, VcpuId(0));
     entry.saved_pending.store(false, Ordering::SeqCst);
     if domain.events.uses_fifo() {
@@ -168,11 +135,7 @@ fn vacate<M: Machine>(
 }
 
 /// A port for `remote` to bind.
-pub(super) fn alloc_unbound<M: Machine>(
-    hv: &Hypervisor<M>,
-    domain: &Domain<M>,
-    remote: DomId,
-) -> Result<Port, Errno> {
+pub(super) fn alloc_unbound<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, remote: DomId) -> Result<Port, Errno> {
     let mut book = domain.events.book.lock();
     let (port, entry) = free_port(hv, domain, &mut book)?;
     occupy(&mut book, entry, Binding::Unbound(remote), VcpuId(0));
@@ -193,12 +156,7 @@ pub(super) fn bind_interdomain<M: Machine>(
         return Err(Errno::EINVAL);
     }
     there.store(Binding::Interdomain(local.id, port), there.load().vcpu());
-    occupy(
-        books.first(),
-        entry,
-        Binding::Interdomain(remote.id, remote_port),
-        VcpuId(0),
-    );
+    occupy(books.first(), entry, Binding::Interdomain(remote.id, remote_port), VcpuId(0));
     drop(books);
     // The remote may have sent while nobody listened.
     deliver::raise(hv, local, port, entry, VcpuId(0));
@@ -228,11 +186,7 @@ pub(super) fn bind_virq<M: Machine>(
 }
 
 /// A port for signals to `vcpu` from the domain itself.
-pub(super) fn bind_ipi<M: Machine>(
-    hv: &Hypervisor<M>,
-    domain: &Domain<M>,
-    vcpu: VcpuId,
-) -> Result<Port, Errno> {
+pub(super) fn bind_ipi<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, vcpu: VcpuId) -> Result<Port, Errno> {
     if domain.vcpus.get(vcpu.index()).is_none() {
         return Err(Errno::ENOENT);
     }
@@ -243,11 +197,7 @@ pub(super) fn bind_ipi<M: Machine>(
 }
 
 /// Closes a port; an inter-domain port's other end waits for the domain again.
-pub(super) fn close<M: Machine>(
-    hv: &Hypervisor<M>,
-    domain: &Domain<M>,
-    port: Port,
-) -> Result<(), Errno> {
+pub(super) fn close<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, port: Port) -> Result<(), Errno> {
     let entry = domain.events.ports.get(port).ok_or(Errno::EINVAL)?;
     loop {
         // Which locks are needed depends on the binding, which may change until they are held. A domain that is
@@ -290,25 +240,17 @@ fn close_locked<M: Machine>(
     }
     match seen {
         Binding::Interdomain(remote_id, remote_port) => {
-            let remote = if remote_id == domain.id {
-                Some(domain)
-            } else {
-                remote
-            };
+            let remote = if remote_id == domain.id { Some(domain) } else { remote };
             let there = remote.and_then(|remote| remote.events.ports.get(remote_port));
-            debug_assert!(there.is_none_or(|there| {
-                there.load().binding() == Binding::Interdomain(domain.id, port)
-            }));
+            debug_assert!(
+                there.is_none_or(|there| { there.load().binding() == Binding::Interdomain(domain.id, port) })
+            );
             if let Some(there) = there {
                 there.store(Binding::Unbound(domain.id), there.load().vcpu());
             }
         }
         Binding::Virq(virq) => {
-            let holder = if virq.is_per_vcpu() {
-                now.vcpu()
-            } else {
-                VcpuId(0)
-            };
+            let holder = if virq.is_per_vcpu() { now.vcpu() } else { VcpuId(0) };
             domain.vcpus[holder.index()].events.virqs[virq.index()].store(0, Ordering::SeqCst);
         }
         Binding::Free | Binding::Unbound(_) | Binding::Ipi => {}
@@ -318,11 +260,7 @@ fn close_locked<M: Machine>(
 }
 
 /// Chooses the vCPU a port signals.
-pub(super) fn bind_vcpu<M: Machine>(
-    domain: &Domain<M>,
-    port: Port,
-    vcpu: VcpuId,
-) -> Result<(), Errno> {
+pub(super) fn bind_vcpu<M: Machine>(domain: &Domain<M>, port: Port, vcpu: VcpuId) -> Result<(), Errno> {
     if domain.vcpus.get(vcpu.index()).is_none() {
         return Err(Errno::ENOENT);
     }
@@ -366,11 +304,7 @@ pub(super) fn status<M: Machine>(domain: &Domain<M>, answer: &mut Status) -> Res
 }
 
 /// Chooses the queue of a port's next event.
-pub(super) fn set_priority<M: Machine>(
-    domain: &Domain<M>,
-    port: Port,
-    priority: u32,
-) -> Result<(), Errno> {
+pub(super) fn set_priority<M: Machine>(domain: &Domain<M>, port: Port, priority: u32) -> Result<(), Errno> {
     let entry = domain.events.ports.get(port).ok_or(Errno::EINVAL)?;
     if !domain.events.uses_fifo() {
         return Err(Errno::ENOSYS);
@@ -390,11 +324,7 @@ const RESET_BATCH: u32 = 64;
 ///
 /// # Errors
 /// `EBUSY` when a reset is under way already (or, resuming, is not), `EAGAIN` when ports were bound meanwhile.
-pub fn reset<M: Machine>(
-    call: &Call<'_, M>,
-    domain: &Domain<M>,
-    resuming: bool,
-) -> Result<bool, Errno> {
+pub fn reset<M: Machine>(call: &Call<'_, M>, domain: &Domain<M>, resuming: bool) -> Result<bool, Errno> {
     let events = &domain.events;
     let mut next = {
         let mut book = events.book.lock();

@@ -45,11 +45,7 @@ pub struct Outcome {
 /// # Errors
 /// `EINVAL` for a port that does not exist or cannot be sent on.
 #[inline]
-pub fn send<M: Machine>(
-    hv: &Hypervisor<M>,
-    domain: &Arc<Domain<M>>,
-    port: Port,
-) -> Result<(), Errno> {
+pub fn send<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>, port: Port) -> Result<(), Errno> {
     let entry = domain.events.ports.get(port).ok_or(Errno::EINVAL)?;
     let here = entry.load();
     match here.binding() {
@@ -134,21 +130,13 @@ pub(super) fn raise<M: Machine>(
     drop(pass);
     settle(hv, domain, port, vcpu, outcome);
     if hv.machine.trace_enabled(Kind::EVENT_SEND.0) {
-        let record = EventSend {
-            domid: domain.id,
-            pad: 0,
-            port,
-        };
+        let record = EventSend { domid: domain.id, pad: 0, port };
         hv.machine.trace(Kind::EVENT_SEND.0, record.as_bytes());
     }
 }
 
 /// Unmasks `port` and delivers what was pending.
-pub(super) fn unmask<M: Machine>(
-    hv: &Hypervisor<M>,
-    domain: &Arc<Domain<M>>,
-    port: Port,
-) -> Result<(), Errno> {
+pub(super) fn unmask<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>, port: Port) -> Result<(), Errno> {
     let entry = domain.events.ports.get(port).ok_or(Errno::EINVAL)?;
     let vcpu = entry.load().vcpu();
     let Some(pass) = domain.events.gate.enter(&hv.machine) else {
@@ -174,21 +162,11 @@ pub fn port_pending<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, port: Po
     let Some(_pass) = domain.events.gate.enter(&hv.machine) else {
         return false;
     };
-    if domain.events.uses_fifo() {
-        fifo::is_pending(hv, domain, port)
-    } else {
-        two_level::is_pending(hv, domain, port)
-    }
+    if domain.events.uses_fifo() { fifo::is_pending(hv, domain, port) } else { two_level::is_pending(hv, domain, port) }
 }
 
 #[inline]
-fn settle<M: Machine>(
-    hv: &Hypervisor<M>,
-    domain: &Arc<Domain<M>>,
-    port: Port,
-    vcpu: VcpuId,
-    outcome: Outcome,
-) {
+fn settle<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>, port: Port, vcpu: VcpuId, outcome: Outcome) {
     if outcome.upcall {
         notify(hv, domain, vcpu);
     }
@@ -229,9 +207,7 @@ pub(super) fn mark_upcall<M: Machine>(hv: &Hypervisor<M>, vcpu: &Vcpu<M>) -> boo
 /// it belongs to paravirtual guests, and Xen ignores it for the others, which leave whatever value it has.
 #[inline]
 pub fn upcall_deliverable<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) -> bool {
-    upcall_pending(hv, vcpu)
-        && vcpu.events.upcall_vector().is_none()
-        && vcpu.domain().hvm.callback_vector().is_some()
+    upcall_pending(hv, vcpu) && vcpu.events.upcall_vector().is_none() && vcpu.domain().hvm.callback_vector().is_some()
 }
 
 /// Whether `evtchn_upcall_pending` is set.
@@ -243,11 +219,6 @@ pub fn upcall_pending<M: Machine>(hv: &Hypervisor<M>, vcpu: &Vcpu<M>) -> bool {
     }
 }
 
-fn upcall_byte<M: Machine>(
-    hv: &Hypervisor<M>,
-    info: MachineAddress,
-) -> &core::sync::atomic::AtomicU8 {
-    hv.machine.byte(MachineAddress(
-        info.0 + offset::EVTCHN_UPCALL_PENDING as u64,
-    ))
+fn upcall_byte<M: Machine>(hv: &Hypervisor<M>, info: MachineAddress) -> &core::sync::atomic::AtomicU8 {
+    hv.machine.byte(MachineAddress(info.0 + offset::EVTCHN_UPCALL_PENDING as u64))
 }

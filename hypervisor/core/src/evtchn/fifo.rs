@@ -19,8 +19,8 @@
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use shared_abi::event_channel::{
-    FIFO_BUSY, FIFO_EVENT_WORDS_PER_PAGE, FIFO_LINK_MASK, FIFO_LINKED, FIFO_MASKED,
-    FIFO_MAX_EVENT_ARRAY_PAGES, FIFO_MAX_QUEUES, FIFO_PENDING, FifoControlBlock,
+    FIFO_BUSY, FIFO_EVENT_WORDS_PER_PAGE, FIFO_LINK_MASK, FIFO_LINKED, FIFO_MASKED, FIFO_MAX_EVENT_ARRAY_PAGES,
+    FIFO_MAX_QUEUES, FIFO_PENDING, FifoControlBlock,
 };
 use shared_abi::xen::{Mfn, Port, VcpuId};
 
@@ -50,10 +50,7 @@ pub struct EventArray {
 impl EventArray {
     /// No pages.
     pub const fn new() -> Self {
-        Self {
-            frames: [const { AtomicU64::new(0) }; FIFO_MAX_EVENT_ARRAY_PAGES as usize],
-            count: AtomicU32::new(0),
-        }
+        Self { frames: [const { AtomicU64::new(0) }; FIFO_MAX_EVENT_ARRAY_PAGES as usize], count: AtomicU32::new(0) }
     }
 
     /// Number of pages.
@@ -104,10 +101,7 @@ pub struct VcpuQueues {
 impl VcpuQueues {
     /// Empty queues, without a control block.
     pub const fn new() -> Self {
-        Self {
-            control: AtomicU64::new(0),
-            tails: [const { Mutex::new(0) }; FIFO_MAX_QUEUES],
-        }
+        Self { control: AtomicU64::new(0), tails: [const { Mutex::new(0) }; FIFO_MAX_QUEUES] }
     }
 
     /// Where the control block is.
@@ -176,12 +170,8 @@ pub fn set_pending<M: Machine>(
         }
     };
     let before = word.fetch_or(PENDING, Ordering::SeqCst);
-    let upcall =
-        before & (MASKED | LINKED) == 0 && link(hv, domain, Event { port, entry, word }, vcpu);
-    Outcome {
-        fresh: before & PENDING == 0,
-        upcall,
-    }
+    let upcall = before & (MASKED | LINKED) == 0 && link(hv, domain, Event { port, entry, word }, vcpu);
+    Outcome { fresh: before & PENDING == 0, upcall }
 }
 
 /// Clears MASKED, and links the event if it is pending.
@@ -196,12 +186,8 @@ pub fn unmask<M: Machine>(
         return Outcome::default();
     };
     let before = word.fetch_and(!MASKED, Ordering::SeqCst);
-    let upcall = before & (PENDING | LINKED) == PENDING
-        && link(hv, domain, Event { port, entry, word }, vcpu);
-    Outcome {
-        fresh: false,
-        upcall,
-    }
+    let upcall = before & (PENDING | LINKED) == PENDING && link(hv, domain, Event { port, entry, word }, vcpu);
+    Outcome { fresh: false, upcall }
 }
 
 /// Whether `port` is pending.
@@ -215,11 +201,7 @@ pub fn is_linked<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, port: Port)
 }
 
 fn has<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, port: Port, flag: u32) -> bool {
-    domain
-        .events
-        .array
-        .word(hv, port)
-        .is_some_and(|word| word.load(Ordering::SeqCst) & flag != 0)
+    domain.events.array.word(hv, port).is_some_and(|word| word.load(Ordering::SeqCst) & flag != 0)
 }
 
 /// Withdraws a pending event. It stays on its queue: the guest passes over what is not pending.
@@ -238,12 +220,7 @@ struct Event<'a> {
 }
 
 /// Puts an event on its queue. True if the vCPU's upcall became pending by it.
-fn link<M: Machine>(
-    hv: &Hypervisor<M>,
-    domain: &Domain<M>,
-    event: Event<'_>,
-    vcpu: VcpuId,
-) -> bool {
+fn link<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, event: Event<'_>, vcpu: VcpuId) -> bool {
     let Some(vcpu) = domain.vcpus.get(vcpu.index()) else {
         return false;
     };
@@ -321,19 +298,13 @@ fn append<M: Machine>(
     control: MachineAddress,
     tail: &mut u32,
 ) -> bool {
-    if event.word.load(Ordering::SeqCst) & MASKED != 0
-        || event.word.fetch_or(LINKED, Ordering::SeqCst) & LINKED != 0
-    {
+    if event.word.load(Ordering::SeqCst) & MASKED != 0 || event.word.fetch_or(LINKED, Ordering::SeqCst) & LINKED != 0 {
         return false;
     }
     // An event that is its own queue's tail was taken off, so the queue is empty.
     let behind = if *tail == event.port.0 { 0 } else { *tail };
-    let chained = behind != 0
-        && domain
-            .events
-            .array
-            .word(hv, Port(behind))
-            .is_some_and(|word| set_link(word, event.port));
+    let chained =
+        behind != 0 && domain.events.array.word(hv, Port(behind)).is_some_and(|word| set_link(word, event.port));
     if !chained {
         let head = core::mem::offset_of!(FifoControlBlock, head) + target.priority() * 4;
         let head = hv.machine.word32(MachineAddress(control.0 + head as u64));

@@ -35,9 +35,7 @@ pub struct Pass<'a> {
 impl Gate {
     /// An open gate with nobody inside.
     pub const fn new() -> Self {
-        Self {
-            word: AtomicU32::new(0),
-        }
+        Self { word: AtomicU32::new(0) }
     }
 
     /// Goes in; `None` when the domain's event pages are gone for good.
@@ -85,5 +83,63 @@ impl Drop for Pass<'_> {
     #[inline]
     fn drop(&mut self) {
         self.gate.word.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::testing::FakeMachine;
+
+    /// Shuts the gate with `shut` while a sender is inside; the sender must have left when that returns.
+    fn waits_for_senders(shut: impl Fn(&Gate, &FakeMachine) + Sync) -> Gate {
+        let (gate, machine) = (Gate::new(), FakeMachine::new(2, 1));
+        let left = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let pass = gate.enter(&machine).expect("open");
+            let closer = scope.spawn(|| {
+                shut(&gate, &machine);
+                assert!(left.load(Ordering::SeqCst), "shut with a sender inside");
+            });
+            while gate.word.load(Ordering::SeqCst) & (PAUSED | CLOSED) == 0 {
+                thread::yield_now();
+            }
+            thread::sleep(Duration::from_millis(20));
+            left.store(true, Ordering::SeqCst);
+            drop(pass);
+            closer.join().expect("shut");
+        });
+        gate
+    }
+
+    #[test]
+    fn closing_waits_and_is_for_ever() {
+        let gate = waits_for_senders(|gate, machine| gate.close(machine));
+        let machine = FakeMachine::new(1, 1);
+        assert!(gate.enter(&machine).is_none());
+        assert_eq!(gate.word.load(Ordering::SeqCst), CLOSED, "who is turned away leaves no trace");
+    }
+
+    #[test]
+    fn pausing_holds_senders_back_until_it_ends() {
+        let gate = waits_for_senders(|gate, machine| gate.pause(machine));
+        let machine = FakeMachine::new(2, 1);
+        let resumed = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let sender = scope.spawn(|| {
+                let pass = gate.enter(&machine);
+                assert!(resumed.load(Ordering::SeqCst), "went in while paused");
+                assert!(pass.is_some());
+            });
+            thread::sleep(Duration::from_millis(20));
+            resumed.store(true, Ordering::SeqCst);
+            gate.resume();
+            sender.join().expect("in at last");
+        });
+        assert_eq!(gate.word.load(Ordering::SeqCst), 0);
     }
 }

@@ -18,6 +18,7 @@
 //!
 //! Specification: Xen's `event_channel.h`, 4.17; the FIFO event channel design.
 
+mod audit;
 pub mod bind;
 pub mod deliver;
 pub mod fifo;
@@ -26,7 +27,7 @@ pub mod op;
 pub mod pages;
 pub mod port;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 pub mod two_level;
 
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -36,8 +37,7 @@ use shared_abi::xen::{Mfn, Virq};
 
 pub use bind::{close_all, reset};
 pub use deliver::{
-    announce, port_is_valid, port_pending, raise_global_virq, raise_virq, send, upcall_deliverable,
-    upcall_pending,
+    announce, port_is_valid, port_pending, raise_global_virq, raise_virq, send, upcall_deliverable, upcall_pending,
 };
 pub use op::event_channel_op;
 pub use pages::{attach_shared_info, latch_width, register_vcpu_info};

@@ -26,6 +26,15 @@ pub fn event_channel_op<M: Machine>(call: &mut Call<'_, M>) -> CallResult {
             let request: abi::Unmask = call.read_guest(address)?;
             deliver::unmask(call.hv, call.current.domain(), request.port)?;
         }
+        operation => return set_up(call, operation, address),
+    }
+    Ok(Next::Return(0))
+}
+
+/// Everything but sending, kept apart so that its size does not burden the fast path.
+#[inline(never)]
+fn set_up<M: Machine>(call: &mut Call<'_, M>, operation: u32, address: u64) -> CallResult {
+    match operation {
         abi::ALLOC_UNBOUND => alloc_unbound(call, address)?,
         abi::BIND_INTERDOMAIN => bind_interdomain(call, address)?,
         abi::BIND_VIRQ => {
@@ -76,11 +85,7 @@ fn alloc_unbound<M: Machine>(call: &mut Call<'_, M>, address: u64) -> Result<(),
     let mut request: abi::AllocUnbound = call.read_guest(address)?;
     let caller = call.current.domain();
     let domain = call.hv.target_domain(caller, request.dom)?;
-    let remote = if request.remote_dom == DomId::SELF {
-        caller.id
-    } else {
-        request.remote_dom
-    };
+    let remote = if request.remote_dom == DomId::SELF { caller.id } else { request.remote_dom };
     request.port = bind::alloc_unbound(call.hv, &domain, remote)?;
     call.write_guest(address, &request)
 }
@@ -92,9 +97,7 @@ fn bind_interdomain<M: Machine>(call: &mut Call<'_, M>, address: u64) -> Result<
     let remote = if request.remote_dom == DomId::SELF || request.remote_dom == local.id {
         local.clone()
     } else {
-        call.hv
-            .find_domain(request.remote_dom)
-            .ok_or(Errno::ESRCH)?
+        call.hv.find_domain(request.remote_dom).ok_or(Errno::ESRCH)?
     };
     request.local_port = bind::bind_interdomain(call.hv, local, &remote, request.remote_port)?;
     call.write_guest(address, &request)

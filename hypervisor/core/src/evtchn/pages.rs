@@ -7,8 +7,8 @@
 use core::sync::atomic::Ordering;
 
 use shared_abi::event_channel::{
-    ExpandArray, FIFO_EVENT_WORDS_PER_PAGE, FIFO_LINK_BITS, FIFO_MAX_EVENT_ARRAY_PAGES,
-    FIFO_PRIORITY_DEFAULT, FifoControlBlock, InitControl,
+    ExpandArray, FIFO_EVENT_WORDS_PER_PAGE, FIFO_LINK_BITS, FIFO_MAX_EVENT_ARRAY_PAGES, FIFO_PRIORITY_DEFAULT,
+    FifoControlBlock, InitControl,
 };
 use shared_abi::xen::shared_info::LEGACY_MAX_VCPUS;
 use shared_abi::xen::{Errno, Gfn, Mfn, Port, VcpuInfo, shared_info_offset};
@@ -40,10 +40,7 @@ pub fn attach_shared_info<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, fr
 /// Notes which layout the guest's shared pages have: that of the code it runs when it sets up its callback. Xen looks at
 /// the same moment.
 pub fn latch_width<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, width: Width) {
-    domain
-        .events
-        .narrow
-        .store(width == Width::Bits32, Ordering::SeqCst);
+    domain.events.narrow.store(width == Width::Bits32, Ordering::SeqCst);
     clock::update_wall_clock(hv, domain);
 }
 
@@ -53,12 +50,7 @@ pub fn latch_width<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, width: Wi
 /// # Errors
 /// `ENXIO` when it is not aligned or not inside one page, `EBUSY` when it has been moved before, `EINVAL` when the page
 /// is not memory of the domain's.
-pub fn register_vcpu_info<M: Machine>(
-    call: &Call<'_, M>,
-    vcpu: &VcpuRef<M>,
-    gfn: Gfn,
-    offset: u32,
-) -> CallResult {
+pub fn register_vcpu_info<M: Machine>(call: &Call<'_, M>, vcpu: &VcpuRef<M>, gfn: Gfn, offset: u32) -> CallResult {
     let (hv, domain) = (call.hv, vcpu.domain());
     let narrow = domain.events.is_narrow();
     let alignment = if narrow { 4 } else { 8 };
@@ -91,29 +83,18 @@ pub fn register_vcpu_info<M: Machine>(
 
 /// Whether the vCPU's `vcpu_info` is in a page the guest named.
 fn is_registered<M: Machine>(domain: &Domain<M>, vcpu: &crate::vcpu::Vcpu<M>) -> bool {
-    vcpu.events
-        .info()
-        .is_some_and(|info| Some(info.frame()) != domain.events.shared_info_frame())
+    vcpu.events.info().is_some_and(|info| Some(info.frame()) != domain.events.shared_info_frame())
 }
 
 /// `EVTCHNOP_init_control`: gives a vCPU its control block; the domain's first one switches it to the FIFO ABI.
-pub(super) fn init_control<M: Machine>(
-    call: &Call<'_, M>,
-    request: &mut InitControl,
-) -> Result<(), Errno> {
+pub(super) fn init_control<M: Machine>(call: &Call<'_, M>, request: &mut InitControl) -> Result<(), Errno> {
     let (hv, domain) = (call.hv, call.current.domain());
-    let vcpu = domain
-        .vcpus
-        .get(request.vcpu.index())
-        .ok_or(Errno::ENOENT)?;
+    let vcpu = domain.vcpus.get(request.vcpu.index()).ok_or(Errno::ENOENT)?;
     let offset = request.offset as usize;
     if offset > PAGE_SIZE - size_of::<FifoControlBlock>() || !offset.is_multiple_of(8) {
         return Err(Errno::EINVAL);
     }
-    let pin = domain
-        .memory
-        .pin(hv, request.control_gfn)
-        .map_err(|_| Errno::EINVAL)?;
+    let pin = domain.memory.pin(hv, request.control_gfn).map_err(|_| Errno::EINVAL)?;
     let control = MachineAddress::in_frame(pin.mfn(), offset);
     let book = domain.events.book.lock();
     if book.closed || vcpu.events.fifo.control().is_some() {
@@ -142,19 +123,14 @@ fn switch_to_fifo<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>) {
         };
         let pending = two_level::is_pending(hv, domain, port);
         entry.saved_pending.store(pending, Ordering::SeqCst);
-        entry
-            .priority
-            .store(FIFO_PRIORITY_DEFAULT as u8, Ordering::Relaxed);
+        entry.priority.store(FIFO_PRIORITY_DEFAULT as u8, Ordering::Relaxed);
     }
     events.uses_fifo.store(true, Ordering::SeqCst);
     events.gate.resume();
 }
 
 /// `EVTCHNOP_expand_array`: the page for the next 1024 event words. What was pending for them is raised.
-pub(super) fn expand_array<M: Machine>(
-    call: &Call<'_, M>,
-    request: &ExpandArray,
-) -> Result<(), Errno> {
+pub(super) fn expand_array<M: Machine>(call: &Call<'_, M>, request: &ExpandArray) -> Result<(), Errno> {
     let (hv, domain) = (call.hv, call.current.domain());
     let events = &domain.events;
     if !events.uses_fifo() {
@@ -163,10 +139,7 @@ pub(super) fn expand_array<M: Machine>(
     if events.array.pages() >= FIFO_MAX_EVENT_ARRAY_PAGES {
         return Err(Errno::ENOSPC);
     }
-    let pin = domain
-        .memory
-        .pin(hv, request.array_gfn)
-        .map_err(|_| Errno::EINVAL)?;
+    let pin = domain.memory.pin(hv, request.array_gfn).map_err(|_| Errno::EINVAL)?;
     let book = events.book.lock();
     let refusal = if book.closed || !events.uses_fifo() {
         Some(Errno::EOPNOTSUPP)
@@ -205,9 +178,7 @@ pub(super) fn back_to_two_level<M: Machine>(
     }
     events.gate.pause(&hv.machine);
     events.uses_fifo.store(false, Ordering::SeqCst);
-    fifo::dismantle(domain, |frame| {
-        PinnedFrame::from_record(frame).release(&hv.heap)
-    });
+    fifo::dismantle(domain, |frame| PinnedFrame::from_record(frame).release(&hv.heap));
     events.gate.resume();
     drop(book);
 }

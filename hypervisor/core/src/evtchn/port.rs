@@ -103,8 +103,7 @@ impl PortEntry {
 
     /// Changes the binding. The caller holds the domain's EVENT lock.
     pub fn store(&self, binding: Binding, vcpu: VcpuId) {
-        self.binding
-            .store(Packed::new(binding, vcpu).0, Ordering::SeqCst);
+        self.binding.store(Packed::new(binding, vcpu).0, Ordering::SeqCst);
     }
 }
 
@@ -126,9 +125,7 @@ pub struct PortTable {
 impl PortTable {
     /// A table without ports.
     pub const fn new() -> Self {
-        Self {
-            groups: [const { spin::Once::new() }; GROUPS],
-        }
+        Self { groups: [const { spin::Once::new() }; GROUPS] }
     }
 
     /// A port, if its chunk exists.
@@ -149,10 +146,7 @@ impl PortTable {
             return Ok(entry);
         }
         let index = port.0 as usize;
-        let group = self
-            .groups
-            .get(index >> (CHUNK_BITS + GROUP_BITS))
-            .ok_or(Errno::ENOSPC)?;
+        let group = self.groups.get(index >> (CHUNK_BITS + GROUP_BITS)).ok_or(Errno::ENOSPC)?;
         let group = group.try_call_once(|| fallible_box(GROUP, || const { spin::Once::new() }))?;
         let chunk = &group[(index >> CHUNK_BITS) % GROUP];
         let chunk = chunk.try_call_once(|| fallible_box(CHUNK, PortEntry::new))?;
@@ -195,15 +189,9 @@ mod tests {
         let table = PortTable::new();
         assert!(table.get(Port(0)).is_none());
         assert!(table.get_or_create(Port(FIFO_NR_CHANNELS - 1)).is_ok());
-        assert_eq!(
-            table.get_or_create(Port(FIFO_NR_CHANNELS)).err(),
-            Some(Errno::ENOSPC)
-        );
+        assert_eq!(table.get_or_create(Port(FIFO_NR_CHANNELS)).err(), Some(Errno::ENOSPC));
         assert!(table.get(Port(FIFO_NR_CHANNELS)).is_none());
         assert!(table.get(Port(u32::MAX)).is_none());
-        assert!(
-            table.get(Port(5)).is_none(),
-            "only the chunk asked for is made"
-        );
+        assert!(table.get(Port(5)).is_none(), "only the chunk asked for is made");
     }
 }

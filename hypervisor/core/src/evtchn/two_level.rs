@@ -23,20 +23,11 @@ const EVTCHN_PENDING_SEL_32: usize = 4;
 
 /// Ports this ABI has for the domain: from this number on there are none.
 pub fn limit(events: &DomainEvents) -> u32 {
-    if events.is_narrow() {
-        TWO_LEVEL_NR_CHANNELS_32
-    } else {
-        TWO_LEVEL_NR_CHANNELS
-    }
+    if events.is_narrow() { TWO_LEVEL_NR_CHANNELS_32 } else { TWO_LEVEL_NR_CHANNELS }
 }
 
 /// A bit of a bitmap in shared_info: its word, and the bit in it.
-fn bit<M: Machine>(
-    hv: &Hypervisor<M>,
-    shared_info: Mfn,
-    base: usize,
-    port: Port,
-) -> (&AtomicU32, u32) {
+fn bit<M: Machine>(hv: &Hypervisor<M>, shared_info: Mfn, base: usize, port: Port) -> (&AtomicU32, u32) {
     let address = MachineAddress::in_frame(shared_info, base + port.index() / 32 * 4);
     (hv.machine.word32(address), 1 << (port.0 % 32))
 }
@@ -50,28 +41,15 @@ fn pending_bit<'a, M: Machine>(
     (port.0 < limit(events)).then(|| bit(hv, frame, shared_info_offset::EVTCHN_PENDING, port))
 }
 
-fn mask_bit<'a, M: Machine>(
-    hv: &'a Hypervisor<M>,
-    events: &DomainEvents,
-    port: Port,
-) -> Option<(&'a AtomicU32, u32)> {
+fn mask_bit<'a, M: Machine>(hv: &'a Hypervisor<M>, events: &DomainEvents, port: Port) -> Option<(&'a AtomicU32, u32)> {
     let frame = events.shared_info_frame()?;
-    let base = if events.is_narrow() {
-        EVTCHN_MASK_32
-    } else {
-        shared_info_offset::EVTCHN_MASK
-    };
+    let base = if events.is_narrow() { EVTCHN_MASK_32 } else { shared_info_offset::EVTCHN_MASK };
     (port.0 < limit(events)).then(|| bit(hv, frame, base, port))
 }
 
 /// Makes `port` pending; see [`super::deliver`] for the order of the steps.
 #[inline]
-pub fn set_pending<M: Machine>(
-    hv: &Hypervisor<M>,
-    domain: &Domain<M>,
-    port: Port,
-    vcpu: VcpuId,
-) -> Outcome {
+pub fn set_pending<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, port: Port, vcpu: VcpuId) -> Outcome {
     let events = &domain.events;
     let Some((pending, flag)) = pending_bit(hv, events, port) else {
         return Outcome::default();
@@ -83,35 +61,23 @@ pub fn set_pending<M: Machine>(
         return Outcome::default();
     };
     let masked = mask.load(Ordering::SeqCst) & flag != 0;
-    Outcome {
-        fresh: true,
-        upcall: !masked && select(hv, domain, port, vcpu),
-    }
+    Outcome { fresh: true, upcall: !masked && select(hv, domain, port, vcpu) }
 }
 
 /// Clears the mask bit of `port`, and delivers if that unmasked a pending event.
-pub fn unmask<M: Machine>(
-    hv: &Hypervisor<M>,
-    domain: &Domain<M>,
-    port: Port,
-    vcpu: VcpuId,
-) -> Outcome {
+pub fn unmask<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, port: Port, vcpu: VcpuId) -> Outcome {
     let events = &domain.events;
     let Some((mask, flag)) = mask_bit(hv, events, port) else {
         return Outcome::default();
     };
     let was_masked = mask.fetch_and(!flag, Ordering::SeqCst) & flag != 0;
     let upcall = was_masked && is_pending(hv, domain, port) && select(hv, domain, port, vcpu);
-    Outcome {
-        fresh: false,
-        upcall,
-    }
+    Outcome { fresh: false, upcall }
 }
 
 /// Whether `port` is pending.
 pub fn is_pending<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, port: Port) -> bool {
-    pending_bit(hv, &domain.events, port)
-        .is_some_and(|(word, flag)| word.load(Ordering::SeqCst) & flag != 0)
+    pending_bit(hv, &domain.events, port).is_some_and(|(word, flag)| word.load(Ordering::SeqCst) & flag != 0)
 }
 
 /// Withdraws a pending event.
@@ -130,19 +96,13 @@ fn select<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, port: Port, vcpu: 
         return false;
     };
     let already = if domain.events.is_narrow() {
-        let selector = hv
-            .machine
-            .word32(MachineAddress(info.0 + EVTCHN_PENDING_SEL_32 as u64));
+        let selector = hv.machine.word32(MachineAddress(info.0 + EVTCHN_PENDING_SEL_32 as u64));
         let flag = 1 << (port.0 / 32 % 32);
         selector.fetch_or(flag, Ordering::SeqCst) & flag != 0
     } else {
         let offset = vcpu_info_offset::EVTCHN_PENDING_SEL as u64;
         let flag = 1 << (port.0 / 64 % 64);
-        hv.machine
-            .word64(MachineAddress(info.0 + offset))
-            .fetch_or(flag, Ordering::SeqCst)
-            & flag
-            != 0
+        hv.machine.word64(MachineAddress(info.0 + offset)).fetch_or(flag, Ordering::SeqCst) & flag != 0
     };
     !already && mark_upcall(hv, vcpu)
 }
@@ -151,13 +111,9 @@ fn select<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, port: Port, vcpu: 
 pub fn select_all<M: Machine>(hv: &Hypervisor<M>, narrow: bool, info: MachineAddress) {
     if narrow {
         let selector = MachineAddress(info.0 + EVTCHN_PENDING_SEL_32 as u64);
-        hv.machine
-            .word32(selector)
-            .store(u32::MAX, Ordering::SeqCst);
+        hv.machine.word32(selector).store(u32::MAX, Ordering::SeqCst);
     } else {
         let selector = MachineAddress(info.0 + vcpu_info_offset::EVTCHN_PENDING_SEL as u64);
-        hv.machine
-            .word64(selector)
-            .store(u64::MAX, Ordering::SeqCst);
+        hv.machine.word64(selector).store(u64::MAX, Ordering::SeqCst);
     }
 }

@@ -15,43 +15,15 @@ use crate::testing;
 /// What one guest does; numbers are taken modulo what there is.
 #[derive(Clone, Debug)]
 enum Step {
-    Alloc {
-        guest: usize,
-        remote: usize,
-    },
-    Bind {
-        guest: usize,
-        remote: usize,
-        port: u32,
-    },
-    Virq {
-        guest: usize,
-        virq: u32,
-        vcpu: u32,
-    },
-    Ipi {
-        guest: usize,
-        vcpu: u32,
-    },
-    Close {
-        guest: usize,
-        port: u32,
-    },
-    Move {
-        guest: usize,
-        port: u32,
-        vcpu: u32,
-    },
-    Send {
-        guest: usize,
-        port: u32,
-    },
-    Fifo {
-        guest: usize,
-    },
-    Reset {
-        guest: usize,
-    },
+    Alloc { guest: usize, remote: usize },
+    Bind { guest: usize, remote: usize, port: u32 },
+    Virq { guest: usize, virq: u32, vcpu: u32 },
+    Ipi { guest: usize, vcpu: u32 },
+    Close { guest: usize, port: u32 },
+    Move { guest: usize, port: u32, vcpu: u32 },
+    Send { guest: usize, port: u32 },
+    Fifo { guest: usize },
+    Reset { guest: usize },
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -78,11 +50,7 @@ fn apply(guests: &[Guest<'_>], step: &Step) {
         Step::Alloc { guest, remote } => {
             let _ = guests[guest].alloc_unbound(guests[remote].id());
         }
-        Step::Bind {
-            guest,
-            remote,
-            port,
-        } => {
+        Step::Bind { guest, remote, port } => {
             let _ = guests[guest].bind_interdomain(guests[remote].id(), Port(port));
         }
         Step::Virq { guest, virq, vcpu } => {
@@ -125,26 +93,16 @@ fn check(guests: &[Guest<'_>]) {
             };
             let now = entry.load();
             assert!(now.vcpu().index() < guest.domain.vcpus.len());
-            assert!(
-                number != 0 || now.binding() == Binding::Free,
-                "port 0 is never bound"
-            );
+            assert!(number != 0 || now.binding() == Binding::Free, "port 0 is never bound");
             match now.binding() {
                 Binding::Free => continue,
                 Binding::Interdomain(remote, remote_port) => {
-                    let remote = guests
-                        .iter()
-                        .find(|other| other.id() == remote)
-                        .expect("known");
+                    let remote = guests.iter().find(|other| other.id() == remote).expect("known");
                     let back = Some(Binding::Interdomain(guest.id(), port));
                     assert_eq!(binding(remote, remote_port), back);
                 }
                 Binding::Virq(virq) => {
-                    let holder = if virq.is_per_vcpu() {
-                        now.vcpu()
-                    } else {
-                        VcpuId(0)
-                    };
+                    let holder = if virq.is_per_vcpu() { now.vcpu() } else { VcpuId(0) };
                     virqs.push((holder, virq, number));
                 }
                 Binding::Unbound(_) | Binding::Ipi => {}
@@ -160,10 +118,7 @@ fn check(guests: &[Guest<'_>]) {
                 virqs.retain(|entry| entry.2 != port);
             }
         }
-        assert!(
-            virqs.is_empty(),
-            "bound, but nobody would find it: {virqs:?}"
-        );
+        assert!(virqs.is_empty(), "bound, but nobody would find it: {virqs:?}");
     }
 }
 
@@ -217,16 +172,9 @@ fn a_long_reset_goes_in_steps() {
     for _ in 0..300 {
         guest.bind_ipi(0).unwrap();
     }
-    hv.machine
-        .interrupt
-        .store(true, core::sync::atomic::Ordering::SeqCst);
+    hv.machine.interrupt.store(true, core::sync::atomic::Ordering::SeqCst);
     let vcpu = testing::vcpu(&guest.domain, 0);
-    testing::poke(
-        &hv,
-        &guest.domain,
-        0,
-        &shared_abi::xen::DomId::SELF.0.to_le_bytes(),
-    );
+    testing::poke(&hv, &guest.domain, 0, &shared_abi::xen::DomId::SELF.0.to_le_bytes());
     let mut args = [u64::from(abi::RESET), 0, 0, 0, 0];
     let mut steps = 0;
     loop {
@@ -235,11 +183,7 @@ fn a_long_reset_goes_in_steps() {
             crate::hypercall::Next::Return(value) => break assert_eq!(value, 0),
             crate::hypercall::Next::Again(next) => args = next,
         }
-        assert_eq!(
-            guest.reset(),
-            Err(shared_abi::xen::Errno::EBUSY),
-            "one is under way"
-        );
+        assert_eq!(guest.reset(), Err(shared_abi::xen::Errno::EBUSY), "one is under way");
         steps += 1;
     }
     assert!(steps >= 4, "{steps} steps for 300 ports");

@@ -34,10 +34,7 @@ fn a_send_sets_bits_once_and_an_upcall() {
         guest.unmask(port);
         assert!(!guest.upcall(1));
         guest.send(port).unwrap();
-        assert!(
-            guest.upcall(1) && !guest.upcall(0),
-            "only the vCPU it is for"
-        );
+        assert!(guest.upcall(1) && !guest.upcall(0), "only the vCPU it is for");
         assert!(evtchn::port_pending(&hv, &guest.domain, port));
         guest.send(port).unwrap();
         assert_eq!(drained(&guest, 1), [port]);
@@ -88,13 +85,8 @@ fn an_event_moved_between_queues_leaves_both_whole() {
     let hv = testing::hypervisor(1, 512);
     let guest = Guest::new(&hv, 1, 2);
     guest.use_fifo();
-    let offers: Vec<_> = (0..3)
-        .map(|_| guest.alloc_unbound(guest.id()).unwrap())
-        .collect();
-    let sources: Vec<_> = offers
-        .iter()
-        .map(|offer| guest.bind_interdomain(guest.id(), *offer).unwrap())
-        .collect();
+    let offers: Vec<_> = (0..3).map(|_| guest.alloc_unbound(guest.id()).unwrap()).collect();
+    let sources: Vec<_> = offers.iter().map(|offer| guest.bind_interdomain(guest.id(), *offer).unwrap()).collect();
     for port in &offers {
         guest.unmask(*port);
     }
@@ -118,10 +110,7 @@ fn what_is_pending_survives_the_switch_to_fifo() {
     guest.send(ports[1]).unwrap();
     guest.init_control(0).unwrap();
     guest.send(ports[2]).unwrap();
-    assert!(
-        !evtchn::port_pending(&hv, &guest.domain, ports[1]),
-        "no page to hold it yet"
-    );
+    assert!(!evtchn::port_pending(&hv, &guest.domain, ports[1]), "no page to hold it yet");
     guest.expand_array(0).unwrap();
     let mut seen = drained(&guest, 0);
     seen.sort();
@@ -160,29 +149,17 @@ fn a_closed_port_starts_clean() {
         guest.send(port).unwrap();
         guest.close(port).unwrap();
         let again = guest.bind_ipi(0).unwrap();
-        assert_eq!(
-            again == port,
-            !fifo,
-            "a FIFO port on a queue is not given out"
-        );
+        assert_eq!(again == port, !fifo, "a FIFO port on a queue is not given out");
         assert!(!evtchn::port_pending(&hv, &guest.domain, port));
         assert_eq!(drained(&guest, 0), []);
         if fifo {
-            assert_eq!(
-                guest.bind_ipi(0),
-                Ok(port),
-                "now that the guest has taken it off"
-            );
+            assert_eq!(guest.bind_ipi(0), Ok(port), "now that the guest has taken it off");
         }
     }
 }
 
 fn register(guest: &Guest<'_>, vcpu: u64, gfn: u64, offset: u32) -> i64 {
-    let mut request = vcpu_abi::RegisterVcpuInfo {
-        mfn: Gfn(gfn),
-        offset,
-        rsvd: 0,
-    };
+    let mut request = vcpu_abi::RegisterVcpuInfo { mfn: Gfn(gfn), offset, rsvd: 0 };
     testing::poke(guest.hv, &guest.domain, 0, request.as_mut_bytes());
     let current = testing::vcpu(&guest.domain, 0);
     let args = [vcpu_abi::REGISTER_VCPU_INFO.into(), vcpu, 0, 0, 0];
@@ -202,21 +179,13 @@ fn vcpu_info_moves_once_and_loses_nothing() {
     assert_eq!(register(&guest, 1, 41, 64), Errno::EBUSY.to_return());
     let bytes = testing::peek::<64>(&hv, &guest.domain, 40 * 4096 + 64);
     let info = VcpuInfo::read_from_bytes(&bytes).unwrap();
-    assert_eq!(
-        (info.evtchn_upcall_pending, info.evtchn_pending_sel),
-        (1, u64::MAX)
-    );
+    assert_eq!((info.evtchn_upcall_pending, info.evtchn_pending_sel), (1, u64::MAX));
     assert_eq!(info.time.tsc_to_system_mul, hv.machine.tsc_scale().mul);
     assert!(info.time.version != 0 && info.time.version.is_multiple_of(2));
     assert_eq!(drained(&guest, 1), [port]);
     guest.send(port).unwrap();
     let bytes = testing::peek::<64>(&hv, &guest.domain, 40 * 4096 + 64);
-    assert_eq!(
-        VcpuInfo::read_from_bytes(&bytes)
-            .unwrap()
-            .evtchn_pending_sel,
-        1
-    );
+    assert_eq!(VcpuInfo::read_from_bytes(&bytes).unwrap().evtchn_pending_sel, 1);
     assert_eq!(drained(&guest, 1), [port]);
 }
 
@@ -237,20 +206,9 @@ fn a_32_bit_guest_has_its_own_layout() {
     let hv = testing::hypervisor(1, 512);
     let guest = Guest::new(&hv, 1, 1);
     let vcpu = testing::vcpu(&guest.domain, 0);
-    let param = shared_abi::hvm::Param {
-        domid: DomId::SELF,
-        index: 0,
-        value: CALLBACK,
-        ..Default::default()
-    };
+    let param = shared_abi::hvm::Param { domid: DomId::SELF, index: 0, value: CALLBACK, ..Default::default() };
     testing::poke(&hv, &guest.domain, 0, param.as_bytes());
-    let next = hv.hypercall(
-        &vcpu,
-        number::HVM_OP.into(),
-        [0; 5],
-        Width::Bits32,
-        testing::UNPAGED,
-    );
+    let next = hv.hypercall(&vcpu, number::HVM_OP.into(), [0; 5], Width::Bits32, testing::UNPAGED);
     assert_eq!(next, crate::hypercall::Next::Return(0));
     for _ in 1..1024 {
         guest.bind_ipi(0).unwrap();
@@ -259,27 +217,13 @@ fn a_32_bit_guest_has_its_own_layout() {
     let shared = guest.domain.events.shared_info_frame().unwrap();
     let word = |offset| {
         let at = crate::machine::MachineAddress::in_frame(shared, offset);
-        hv.machine
-            .word32(at)
-            .load(core::sync::atomic::Ordering::SeqCst)
+        hv.machine.word32(at).load(core::sync::atomic::Ordering::SeqCst)
     };
     guest.send(Port(100)).unwrap();
-    assert_eq!(
-        (word(0) & 1, word(4)),
-        (1, 1 << 3),
-        "upcall and selector of 32-bit words"
-    );
-    assert_eq!(
-        word(2048 + 12),
-        1 << 4,
-        "the pending bit is where a 64-bit guest has it"
-    );
+    assert_eq!((word(0) & 1, word(4)), (1, 1 << 3), "upcall and selector of 32-bit words");
+    assert_eq!(word(2048 + 12), 1 << 4, "the pending bit is where a 64-bit guest has it");
     // Its mask begins after 128 bytes: where a 64-bit guest has pending bits of ports from 1024 on.
-    assert_eq!(
-        word(2048 + 256 + 4),
-        (testing::WALL_CLOCK_BASE / 1_000_000_000) as u32,
-        "wc_sec"
-    );
+    assert_eq!(word(2048 + 256 + 4), (testing::WALL_CLOCK_BASE / 1_000_000_000) as u32, "wc_sec");
 }
 
 #[test]
@@ -311,11 +255,7 @@ fn pins_end_with_the_domain() {
     assert_eq!(register(&guest, 1, 40, 64), 0);
     let port = guest.bind_ipi(1).unwrap();
     while !guest.domain.memory.release_all(&hv, 1024) {}
-    assert_eq!(
-        guest.domain.memory.current(),
-        5,
-        "two control blocks, two arrays, one vcpu_info"
-    );
+    assert_eq!(guest.domain.memory.current(), 5, "two control blocks, two arrays, one vcpu_info");
     guest.domain.events.ports.get(port).unwrap();
     evtchn::close_all(&hv, &guest.domain);
     assert_eq!(guest.domain.memory.current(), 0);
@@ -360,13 +300,8 @@ fn nothing_is_lost(steps: &[Step], fifo: bool) -> Result<(), TestCaseError> {
     if fifo {
         guest.use_fifo();
     }
-    let ends: Vec<_> = (0..PORTS)
-        .map(|_| guest.alloc_unbound(guest.id()).unwrap())
-        .collect();
-    let sources: Vec<_> = ends
-        .iter()
-        .map(|end| guest.bind_interdomain(guest.id(), *end).unwrap())
-        .collect();
+    let ends: Vec<_> = (0..PORTS).map(|_| guest.alloc_unbound(guest.id()).unwrap()).collect();
+    let sources: Vec<_> = ends.iter().map(|end| guest.bind_interdomain(guest.id(), *end).unwrap()).collect();
     let mut waiting = [false; PORTS];
     let mut sent = [0; PORTS];
     let mut arrivals = Arrivals::default();

@@ -7,9 +7,7 @@ use std::vec::Vec;
 use shared_abi::event_channel as abi;
 use shared_abi::hvm;
 use shared_abi::hypercall as number;
-use shared_abi::xen::{
-    DomId, Errno, Gfn, Port, VcpuId, Virq, shared_info_offset, vcpu_info_offset,
-};
+use shared_abi::xen::{DomId, Errno, Gfn, Port, VcpuId, Virq, shared_info_offset, vcpu_info_offset};
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 use crate::domain::Domain;
@@ -56,38 +54,18 @@ impl<'a> Guest<'a> {
     fn of(hv: &'a Hypervisor<FakeMachine>, id: u16, config: crate::domain::DomainConfig) -> Self {
         let vcpus = config.vcpus;
         let domain = testing::domain_of(hv, id, config);
-        let frame = hv
-            .heap
-            .allocate(&hv.machine, 0, Owner::Hypervisor)
-            .expect("a frame");
+        let frame = hv.heap.allocate(&hv.machine, 0, Owner::Hypervisor).expect("a frame");
         // The fake machine goes with its memory: nobody has to give this back.
         evtchn::attach_shared_info(hv, &domain, frame.into_record().0);
-        let heads = (0..vcpus)
-            .map(|_| [const { AtomicU32::new(0) }; 16])
-            .collect();
+        let heads = (0..vcpus).map(|_| [const { AtomicU32::new(0) }; 16]).collect();
         let guest = Self { hv, domain, heads };
-        let callback = hvm::Param {
-            domid: DomId::SELF,
-            index: 0,
-            value: CALLBACK,
-            ..Default::default()
-        };
-        assert_eq!(
-            guest.call(number::HVM_OP.into(), hvm::SET_PARAM.into(), &mut {
-                callback
-            }),
-            0
-        );
+        let callback = hvm::Param { domid: DomId::SELF, index: 0, value: CALLBACK, ..Default::default() };
+        assert_eq!(guest.call(number::HVM_OP.into(), hvm::SET_PARAM.into(), &mut { callback }), 0);
         guest
     }
 
     /// A hypercall of vCPU 0's with a structure, which is copied in and out.
-    pub fn call<T: IntoBytes + FromBytes + Immutable>(
-        &self,
-        number: u64,
-        operation: u64,
-        request: &mut T,
-    ) -> i64 {
+    pub fn call<T: IntoBytes + FromBytes + Immutable>(&self, number: u64, operation: u64, request: &mut T) -> i64 {
         let address = u64::from(self.hv.machine.this_cpu().0) * 4096;
         testing::poke(self.hv, &self.domain, address, request.as_bytes());
         let vcpu = testing::vcpu(&self.domain, 0);
@@ -98,11 +76,7 @@ impl<'a> Guest<'a> {
     }
 
     /// An event channel operation.
-    pub fn op<T: IntoBytes + FromBytes + Immutable>(
-        &self,
-        operation: u32,
-        request: &mut T,
-    ) -> Result<(), Errno> {
+    pub fn op<T: IntoBytes + FromBytes + Immutable>(&self, operation: u32, request: &mut T) -> Result<(), Errno> {
         let value = self.call(number::EVENT_CHANNEL_OP.into(), operation.into(), request);
         Errno::from_return(value).map(|value| assert_eq!(value, 0))
     }
@@ -112,39 +86,22 @@ impl<'a> Guest<'a> {
     }
 
     pub fn alloc_unbound(&self, remote: DomId) -> Result<Port, Errno> {
-        let mut request = abi::AllocUnbound {
-            dom: DomId::SELF,
-            remote_dom: remote,
-            port: Port(0),
-        };
-        self.op(abi::ALLOC_UNBOUND, &mut request)
-            .map(|()| request.port)
+        let mut request = abi::AllocUnbound { dom: DomId::SELF, remote_dom: remote, port: Port(0) };
+        self.op(abi::ALLOC_UNBOUND, &mut request).map(|()| request.port)
     }
 
     pub fn bind_interdomain(&self, remote: DomId, port: Port) -> Result<Port, Errno> {
-        let mut request = abi::BindInterdomain {
-            remote_dom: remote,
-            remote_port: port,
-            ..Default::default()
-        };
-        self.op(abi::BIND_INTERDOMAIN, &mut request)
-            .map(|()| request.local_port)
+        let mut request = abi::BindInterdomain { remote_dom: remote, remote_port: port, ..Default::default() };
+        self.op(abi::BIND_INTERDOMAIN, &mut request).map(|()| request.local_port)
     }
 
     pub fn bind_virq(&self, virq: Virq, vcpu: u32) -> Result<Port, Errno> {
-        let mut request = abi::BindVirq {
-            virq,
-            vcpu: VcpuId(vcpu),
-            port: Port(0),
-        };
+        let mut request = abi::BindVirq { virq, vcpu: VcpuId(vcpu), port: Port(0) };
         self.op(abi::BIND_VIRQ, &mut request).map(|()| request.port)
     }
 
     pub fn bind_ipi(&self, vcpu: u32) -> Result<Port, Errno> {
-        let mut request = abi::BindIpi {
-            vcpu: VcpuId(vcpu),
-            port: Port(0),
-        };
+        let mut request = abi::BindIpi { vcpu: VcpuId(vcpu), port: Port(0) };
         self.op(abi::BIND_IPI, &mut request).map(|()| request.port)
     }
 
@@ -157,13 +114,7 @@ impl<'a> Guest<'a> {
     }
 
     pub fn bind_vcpu(&self, port: Port, vcpu: u32) -> Result<(), Errno> {
-        self.op(
-            abi::BIND_VCPU,
-            &mut abi::BindVcpu {
-                port,
-                vcpu: VcpuId(vcpu),
-            },
-        )
+        self.op(abi::BIND_VCPU, &mut abi::BindVcpu { port, vcpu: VcpuId(vcpu) })
     }
 
     pub fn set_priority(&self, port: Port, priority: u32) -> Result<(), Errno> {
@@ -175,11 +126,7 @@ impl<'a> Guest<'a> {
     }
 
     pub fn status(&self, port: Port) -> Result<abi::Status, Errno> {
-        let mut request = abi::Status {
-            dom: DomId::SELF,
-            port,
-            ..Default::default()
-        };
+        let mut request = abi::Status { dom: DomId::SELF, port, ..Default::default() };
         self.op(abi::STATUS, &mut request).map(|()| request)
     }
 
@@ -196,12 +143,7 @@ impl<'a> Guest<'a> {
     }
 
     pub fn expand_array(&self, page: u64) -> Result<(), Errno> {
-        self.op(
-            abi::EXPAND_ARRAY,
-            &mut abi::ExpandArray {
-                array_gfn: Gfn(ARRAY_GFN + page),
-            },
-        )
+        self.op(abi::EXPAND_ARRAY, &mut abi::ExpandArray { array_gfn: Gfn(ARRAY_GFN + page) })
     }
 
     /// Everything a guest does to use the FIFO ABI: control blocks, one page of words, all masked.
@@ -218,8 +160,7 @@ impl<'a> Guest<'a> {
     /// A word of the guest's memory.
     pub fn memory(&self, address: u64) -> &'a AtomicU32 {
         let hv: &'a Hypervisor<FakeMachine> = self.hv;
-        hv.machine
-            .word32(testing::machine_address(hv, &self.domain, address))
+        hv.machine.word32(testing::machine_address(hv, &self.domain, address))
     }
 
     /// The FIFO event word of a port.
@@ -233,10 +174,7 @@ impl<'a> Guest<'a> {
     }
 
     fn shared(&self, offset: usize) -> MachineAddress {
-        MachineAddress::in_frame(
-            self.domain.events.shared_info_frame().expect("a frame"),
-            offset,
-        )
+        MachineAddress::in_frame(self.domain.events.shared_info_frame().expect("a frame"), offset)
     }
 
     /// Whether the guest would be called back on this vCPU.
@@ -254,17 +192,13 @@ impl<'a> Guest<'a> {
             self.word(port).fetch_or(MASKED, Ordering::SeqCst);
         } else {
             let at = self.shared(shared_info_offset::EVTCHN_MASK + port.index() / 64 * 8);
-            self.hv
-                .machine
-                .word64(at)
-                .fetch_or(1 << (port.0 % 64), Ordering::SeqCst);
+            self.hv.machine.word64(at).fetch_or(1 << (port.0 % 64), Ordering::SeqCst);
         }
     }
 
     /// Unmasks a port by the hypercall, which is always right.
     pub fn unmask(&self, port: Port) {
-        self.op(abi::UNMASK, &mut abi::Unmask { port })
-            .expect("unmask");
+        self.op(abi::UNMASK, &mut abi::Unmask { port }).expect("unmask");
     }
 
     /// Unmasks a FIFO port without the hypercall where that is enough, as Linux does.
@@ -277,10 +211,7 @@ impl<'a> Guest<'a> {
                 continue;
             }
             let clear = seen & !MASKED;
-            if word
-                .compare_exchange(seen, clear, Ordering::SeqCst, Ordering::SeqCst)
-                .is_ok()
-            {
+            if word.compare_exchange(seen, clear, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
                 if clear & PENDING != 0 {
                     self.unmask(port);
                 }
@@ -291,10 +222,7 @@ impl<'a> Guest<'a> {
 
     /// Takes all events of a vCPU off, as the upcall's handler does; only if there is an upcall.
     pub fn drain(&self, vcpu: u32, mut handle: impl FnMut(Port)) {
-        let info = self.domain.vcpus[vcpu as usize]
-            .events
-            .info()
-            .expect("a vcpu_info");
+        let info = self.domain.vcpus[vcpu as usize].events.info().expect("a vcpu_info");
         let machine = &self.hv.machine;
         let pending = MachineAddress(info.0 + vcpu_info_offset::EVTCHN_UPCALL_PENDING as u64);
         while machine.byte(pending).swap(0, Ordering::SeqCst) != 0 {
@@ -311,8 +239,7 @@ impl<'a> Guest<'a> {
         let selector = MachineAddress(info.0 + vcpu_info_offset::EVTCHN_PENDING_SEL as u64);
         let selected = machine.word64(selector).swap(0, Ordering::SeqCst);
         for index in (0..64).filter(|index| selected >> index & 1 != 0) {
-            let pending =
-                machine.word64(self.shared(shared_info_offset::EVTCHN_PENDING + index * 8));
+            let pending = machine.word64(self.shared(shared_info_offset::EVTCHN_PENDING + index * 8));
             let mask = machine.word64(self.shared(shared_info_offset::EVTCHN_MASK + index * 8));
             let ready = pending.load(Ordering::SeqCst) & !mask.load(Ordering::SeqCst);
             for bit in (0..64).filter(|bit| ready >> bit & 1 != 0) {
@@ -338,9 +265,7 @@ impl<'a> Guest<'a> {
         let cached = &self.heads[vcpu as usize][priority as usize];
         let mut head = cached.load(Ordering::SeqCst);
         if head == 0 {
-            head = self
-                .control(vcpu, 2 + u64::from(priority))
-                .load(Ordering::SeqCst);
+            head = self.control(vcpu, 2 + u64::from(priority)).load(Ordering::SeqCst);
         }
         let port = Port(head);
         let word = self.word(port);
@@ -356,10 +281,7 @@ impl<'a> Guest<'a> {
 
     /// Forgets where queues stood, after the control blocks went away.
     pub fn forget_queues(&self) {
-        self.heads
-            .iter()
-            .flatten()
-            .for_each(|head| head.store(0, Ordering::SeqCst));
+        self.heads.iter().flatten().for_each(|head| head.store(0, Ordering::SeqCst));
     }
 }
 
@@ -376,10 +298,7 @@ impl Arrivals {
     }
 
     pub fn of(&self, port: Port) -> u64 {
-        self.0
-            .iter()
-            .find(|(number, _)| *number == port.0)
-            .map_or(0, |(_, count)| *count)
+        self.0.iter().find(|(number, _)| *number == port.0).map_or(0, |(_, count)| *count)
     }
 }
 

@@ -131,10 +131,7 @@ fn play(steps: &[Step], fifo: bool) -> Result<(), TestCaseError> {
             }
         }
     }
-    prop_assert!(
-        pages(&hv, &bystander) == before,
-        "somebody else's memory was written"
-    );
+    prop_assert!(pages(&hv, &bystander) == before, "somebody else's memory was written");
     // The hostile guest starts over: with clean pages everything works again.
     bad.reset().unwrap();
     evtchn::close_all(&hv, &bad.domain);

@@ -4,6 +4,6 @@
 mod binding;
 mod delivery;
 mod errors;
-mod guest;
+pub(crate) mod guest;
 mod hostile;
 mod parallel;

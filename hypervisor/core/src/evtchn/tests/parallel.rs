@@ -16,9 +16,7 @@ const SENDS: u64 = if cfg!(miri) { 20 } else { 4000 };
 fn send_all(guest: &Guest<'_>, sources: &[Port], sent: &[AtomicU64], seed: u64) {
     let mut random = seed;
     for _ in 0..SENDS {
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let index = (random >> 33) as usize % PORTS;
         sent[index].fetch_add(1, Ordering::SeqCst);
         guest.send(sources[index]).unwrap();
@@ -29,9 +27,7 @@ fn send_all(guest: &Guest<'_>, sources: &[Port], sent: &[AtomicU64], seed: u64) 
                 guest.mask(Port(index as u32 + 1));
                 guest.unmask_fifo(Port(index as u32 + 1));
             }
-            0 => guest
-                .bind_vcpu(Port(index as u32 + 1), (random >> 50) as u32 & 1)
-                .unwrap(),
+            0 => guest.bind_vcpu(Port(index as u32 + 1), (random >> 50) as u32 & 1).unwrap(),
             1 => {
                 let _ = guest.set_priority(Port(index as u32 + 1), (random >> 50) as u32 & 15);
             }
@@ -41,13 +37,7 @@ fn send_all(guest: &Guest<'_>, sources: &[Port], sent: &[AtomicU64], seed: u64) 
 }
 
 /// Takes events off a vCPU until told to stop, noting of each how far it was sent.
-fn take_all(
-    guest: &Guest<'_>,
-    vcpu: u32,
-    sent: &[AtomicU64],
-    seen: &[AtomicU64],
-    stop: &AtomicBool,
-) {
+fn take_all(guest: &Guest<'_>, vcpu: u32, sent: &[AtomicU64], seen: &[AtomicU64], stop: &AtomicBool) {
     loop {
         let last = stop.load(Ordering::SeqCst);
         guest.drain(vcpu, |port| {
@@ -71,19 +61,10 @@ fn race(fifo: bool) {
         guest.use_fifo();
     }
     // The ends that receive are ports 1 to 5.
-    let ends: Vec<_> = (0..PORTS)
-        .map(|_| guest.alloc_unbound(guest.id()).unwrap())
-        .collect();
-    let sources: Vec<_> = ends
-        .iter()
-        .map(|end| guest.bind_interdomain(guest.id(), *end).unwrap())
-        .collect();
+    let ends: Vec<_> = (0..PORTS).map(|_| guest.alloc_unbound(guest.id()).unwrap()).collect();
+    let sources: Vec<_> = ends.iter().map(|end| guest.bind_interdomain(guest.id(), *end).unwrap()).collect();
     for end in &ends {
-        if fifo {
-            guest.unmask_fifo(*end)
-        } else {
-            guest.unmask(*end)
-        }
+        if fifo { guest.unmask_fifo(*end) } else { guest.unmask(*end) }
     }
     let (sent, seen) = (counters(PORTS), counters(PORTS));
     let stop = AtomicBool::new(false);
@@ -106,21 +87,13 @@ fn race(fifo: bool) {
                 })
             })
             .collect();
-        senders
-            .into_iter()
-            .for_each(|sender| sender.join().unwrap());
+        senders.into_iter().for_each(|sender| sender.join().unwrap());
         stop.store(true, Ordering::SeqCst);
-        receivers
-            .into_iter()
-            .for_each(|receiver| receiver.join().unwrap());
+        receivers.into_iter().for_each(|receiver| receiver.join().unwrap());
     });
     testing::set_cpu(0);
-    let values = |counts: &[AtomicU64]| -> Vec<u64> {
-        counts
-            .iter()
-            .map(|count| count.load(Ordering::SeqCst))
-            .collect()
-    };
+    let values =
+        |counts: &[AtomicU64]| -> Vec<u64> { counts.iter().map(|count| count.load(Ordering::SeqCst)).collect() };
     assert_eq!(values(&seen), values(&sent));
 }
 
@@ -169,16 +142,10 @@ fn sends_race_with_close_and_the_end() {
         }
         stop.store(true, Ordering::SeqCst);
     });
-    assert_eq!(
-        a.status(offer).unwrap().status,
-        shared_abi::event_channel::STATUS_UNBOUND
-    );
+    assert_eq!(a.status(offer).unwrap().status, shared_abi::event_channel::STATUS_UNBOUND);
 }
 
-fn hv_word(
-    hv: &crate::Hypervisor<testing::FakeMachine>,
-    frame: shared_abi::xen::Mfn,
-) -> &std::sync::atomic::AtomicU64 {
+fn hv_word(hv: &crate::Hypervisor<testing::FakeMachine>, frame: shared_abi::xen::Mfn) -> &std::sync::atomic::AtomicU64 {
     use crate::machine::{Machine, MachineAddress};
     let at = MachineAddress::in_frame(frame, shared_abi::xen::shared_info_offset::EVTCHN_PENDING);
     hv.machine.word64(at)
