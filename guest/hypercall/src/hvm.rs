@@ -1,6 +1,7 @@
 //! `hvm_op`.
+#![allow(unsafe_code)] // A command without a structure.
 
-use crate::call::command;
+use crate::call::{call, command};
 use shared_abi::hvm as abi;
 use shared_abi::hypercall::HVM_OP;
 use shared_abi::xen::{DomId, Errno, VcpuId};
@@ -50,7 +51,8 @@ pub fn get_time() -> Result<u64, Errno> {
 
 /// Flushes the TLBs of all our vCPUs.
 pub fn flush_tlbs() -> Result<(), Errno> {
-    command(HVM_OP, u64::from(abi::FLUSH_TLBS), &mut 0u64).map(drop)
+    // SAFETY: the argument must be null; forgetting translations is always allowed.
+    unsafe { call(HVM_OP, [u64::from(abi::FLUSH_TLBS), 0, 0, 0, 0]) }.map(drop)
 }
 
 /// Puts a record into the hypervisor's trace: `event` of 12 bits and at most 28 bytes (the rest is cut off).

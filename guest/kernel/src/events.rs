@@ -38,7 +38,7 @@ static FIFO: Fifo = Fifo::new();
 static CHANNELS: Once<Channels<'static>> = Once::new();
 static BINDINGS: Bindings<MAX_PORTS> = Bindings::new();
 static GROWING: Mutex<()> = Mutex::new(());
-/// Upcalls come through the local APIC and need an EOI.
+/// Upcalls shall come through the local APICs.
 static BY_APIC: AtomicBool = AtomicBool::new(false);
 
 /// What a port is for: the low byte of its token. The rest is a number.
@@ -50,14 +50,19 @@ struct Signal {
     used: AtomicBool,
     count: AtomicU64,
     vcpu: AtomicU32,
+    sequence: AtomicU64,
     waiter: AtomicU64,
 }
+
+/// Counts all events that are counted, so that their order can be told.
+static SEQUENCE: AtomicU64 = AtomicU64::new(0);
 
 static SIGNALS: [Signal; MAX_SIGNALS] = [const {
     Signal {
         used: AtomicBool::new(false),
         count: AtomicU64::new(0),
         vcpu: AtomicU32::new(0),
+        sequence: AtomicU64::new(0),
         waiter: AtomicU64::new(0),
     }
 }; MAX_SIGNALS];
@@ -82,9 +87,23 @@ pub fn is_fifo() -> bool {
     matches!(channels(), Channels::Fifo(_))
 }
 
-/// Do upcalls come through the local APIC?
+/// Do this vCPU's upcalls come through its local APIC?
 pub fn by_apic() -> bool {
-    BY_APIC.load(Ordering::Relaxed)
+    percpu::own().upcalls_by_apic.load(Ordering::Relaxed)
+}
+
+/// Has the calling vCPU's upcalls come through its local APIC from now on. There is no way back.
+pub fn use_apic() -> Result<(), Errno> {
+    let interrupts = cpu::interrupts_off();
+    let vcpu = VcpuId(percpu::id() as u32);
+    let result = hvm::set_evtchn_upcall_vector(vcpu, interrupt::UPCALL_VECTOR);
+    if result.is_ok() {
+        percpu::own().upcalls_by_apic.store(true, Ordering::Relaxed);
+    }
+    if interrupts {
+        cpu::interrupts_on();
+    }
+    result
 }
 
 /// Chooses the ABI and prepares the boot processor.
@@ -123,10 +142,9 @@ pub fn prepare(id: usize) -> Result<(), &'static str> {
 }
 
 /// Chooses the upcall's way on the calling vCPU, whose local APIC is enabled.
-pub fn init_cpu(id: usize) -> Result<(), &'static str> {
-    if by_apic() {
-        hvm::set_evtchn_upcall_vector(VcpuId(id as u32), interrupt::UPCALL_VECTOR)
-            .map_err(|_| "the upcall vector is refused")?;
+pub fn init_cpu() -> Result<(), &'static str> {
+    if BY_APIC.load(Ordering::Relaxed) {
+        use_apic().map_err(|_| "the upcall vector is refused")?;
     }
     Ok(())
 }
@@ -205,6 +223,8 @@ fn dispatch(id: usize, port: Port) {
         KIND_SIGNAL => {
             let signal = &SIGNALS[(token.get() >> 8) as usize];
             signal.vcpu.store(id as u32, Ordering::Relaxed);
+            let sequence = SEQUENCE.fetch_add(1, Ordering::SeqCst);
+            signal.sequence.store(sequence, Ordering::SeqCst);
             signal.count.fetch_add(1, Ordering::SeqCst);
             if let Some(waiter) = ThreadId::from_bits(signal.waiter.load(Ordering::SeqCst)) {
                 thread::unpark(waiter);
@@ -271,6 +291,11 @@ impl EventPort {
         SIGNALS[self.signal].vcpu.load(Ordering::Relaxed) as usize
     }
 
+    /// The place of the last one among all events that are counted.
+    pub fn last_sequence(&self) -> u64 {
+        SIGNALS[self.signal].sequence.load(Ordering::SeqCst)
+    }
+
     /// Waits until `count` events have been delivered in all; false when `timeout_ns` has passed before.
     pub fn wait(&self, count: u64, timeout_ns: u64) -> bool {
         let signal = &SIGNALS[self.signal];
@@ -293,15 +318,4 @@ impl Drop for EventPort {
         let _ = event_channel::close(self.port);
         SIGNALS[self.signal].used.store(false, Ordering::SeqCst);
     }
-}
-
-/// After `EVTCHNOP_reset` closed everything: sets up again what the kernel itself needs. The calling vCPU is alone.
-pub fn recover(online: usize) -> Result<(), &'static str> {
-    for port in 0..MAX_PORTS as u32 {
-        BINDINGS.unbind(Port(port));
-    }
-    for id in 0..online {
-        bind_own_ports(id)?;
-    }
-    Ok(())
 }

@@ -55,9 +55,14 @@ pub fn choose(by_block: bool) {
     BY_BLOCK.store(by_block, Ordering::Relaxed);
 }
 
+/// Is it `SCHEDOP_block`?
+pub fn by_block() -> bool {
+    BY_BLOCK.load(Ordering::Relaxed)
+}
+
 /// The name of the way.
 pub fn way() -> &'static str {
-    if BY_BLOCK.load(Ordering::Relaxed) {
+    if by_block() {
         "SCHEDOP_block"
     } else {
         "HLT"

@@ -28,6 +28,7 @@ mod percpu;
 mod program;
 mod smp;
 mod start_info;
+mod test;
 mod thread;
 mod timer;
 mod trace;
@@ -66,7 +67,7 @@ fn start(start_info_address: u64) -> Result<(), &'static str> {
     events::init()?;
     smp::enable_features();
     apic::init_cpu()?;
-    events::init_cpu(0)?;
+    events::init_cpu()?;
     idle::choose(start_info::args().get("idle") == Some("block"));
     smp::start_all()
 }

@@ -34,6 +34,8 @@ pub struct PerCpu {
     pub apic_interrupts: AtomicU64,
     /// NMIs taken.
     pub nmis: AtomicU64,
+    /// Upcalls come through the local APIC and need an EOI.
+    pub upcalls_by_apic: AtomicBool,
     /// Note the TSC at each upcall's start (for a benchmark).
     pub stamp_upcalls: AtomicBool,
     /// That TSC.
@@ -52,6 +54,7 @@ static CPUS: [PerCpu; MAX_CPUS] = [const {
         upcalls: AtomicU64::new(0),
         apic_interrupts: AtomicU64::new(0),
         nmis: AtomicU64::new(0),
+        upcalls_by_apic: AtomicBool::new(false),
         stamp_upcalls: AtomicBool::new(false),
         upcall_stamp: AtomicU64::new(0),
     }

@@ -172,7 +172,7 @@ pub fn init_cpu(id: usize) -> Result<(), &'static str> {
     interrupt::init_cpu(id)?;
     enable_features();
     apic::init_cpu()?;
-    events::init_cpu(id)
+    events::init_cpu()
 }
 
 /// SSE and, where there is XSAVE, extended state: the kernel does not use them, but its tests do.

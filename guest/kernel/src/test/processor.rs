@@ -1,0 +1,121 @@
+//! The processor that a guest sees: CPUID, MSRs, exceptions, XCR0.
+#![allow(unsafe_code)] // Writes to registers that must be refused, or are put back.
+
+use super::Outcome;
+use crate::fixup::{self, Fault};
+use crate::{check, check_eq, cpu, interrupt, percpu, xen};
+use core::arch::x86_64::{__cpuid, __cpuid_count};
+
+/// This group's tests.
+pub const TESTS: &[(&str, fn() -> Outcome)] = &[
+    ("cpuid-leaves", leaves),
+    ("cpuid-osxsave", osxsave),
+    ("msr-unknown", unknown_msr),
+    ("msr-efer", efer),
+    ("exception-delivery", exceptions),
+    ("xcr0-policy", xcr0),
+];
+
+const GENERAL_PROTECTION: Fault = Fault { vector: 13, error: 0 };
+const MSR_EFER: u32 = 0xC000_0080;
+const CR4_OSXSAVE: u64 = 1 << 18;
+
+fn leaves() -> Outcome {
+    let one = __cpuid(1);
+    check!(one.ecx & 1 << 31 != 0, "the hypervisor bit is not set");
+    check!(one.ecx & 1 << 5 == 0, "VMX is shown");
+    check!(one.edx & 1 << 9 != 0, "there is no local APIC");
+    check!(__cpuid(0x8000_0001).ecx & 1 << 2 == 0, "SVM is shown");
+    check!(__cpuid(0x8000_0001).edx & 1 << 29 != 0, "long mode is not shown");
+    check!(__cpuid(0).eax >= 1, "there is no leaf 1");
+    let base = xen::hypervisor().base;
+    check!(__cpuid(base).eax >= base + 4, "there is no leaf base+4");
+    let features = __cpuid_count(base + 4, 0);
+    if features.eax & ebb_guest_hypercall::cpuid::FEATURE_VCPU_ID != 0 {
+        // Interrupts off: the two are read on the same vCPU.
+        let interrupts = cpu::interrupts_off();
+        let (told, known) = (__cpuid_count(base + 4, 0).ebx, percpu::id());
+        if interrupts {
+            cpu::interrupts_on();
+        }
+        check_eq!(told as usize, known, "the vCPU's number by CPUID");
+    }
+    Ok(())
+}
+
+fn osxsave() -> Outcome {
+    if __cpuid(1).ecx & 1 << 26 == 0 {
+        return Err(super::Stop::Skip("there is no XSAVE".into()));
+    }
+    let shown = || __cpuid(1).ecx & 1 << 27 != 0;
+    let cr4 = cpu::cr4();
+    // SAFETY: the kernel itself uses no extended state; the register is put back.
+    let (without, with) = unsafe {
+        cpu::set_cr4(cr4 & !CR4_OSXSAVE);
+        let without = shown();
+        cpu::set_cr4(cr4 | CR4_OSXSAVE);
+        let with = shown();
+        cpu::set_cr4(cr4);
+        (without, with)
+    };
+    check!(!without && with, "OSXSAVE is {without} with CR4.OSXSAVE off and {with} with it on");
+    Ok(())
+}
+
+fn unknown_msr() -> Outcome {
+    for number in [0x1234_5678, 0x4000_0ABC, 0xC000_FFFF, 0xC001_FFFF] {
+        check_eq!(fixup::rdmsr(number), Err(GENERAL_PROTECTION), "reading an MSR that does not exist");
+        // SAFETY: a write that is accepted would go to a register that does not exist.
+        let written = unsafe { fixup::wrmsr(number, 1) };
+        check_eq!(written, Err(GENERAL_PROTECTION), "writing an MSR that does not exist");
+    }
+    Ok(())
+}
+
+fn efer() -> Outcome {
+    const LME: u64 = 1 << 8;
+    const LMA: u64 = 1 << 10;
+    const SVME: u64 = 1 << 12;
+    let value = fixup::rdmsr(MSR_EFER).map_err(|_| super::Stop::Failure("EFER cannot be read".into()))?;
+    check!(value & (LME | LMA) == LME | LMA, "EFER {value:#x} in long mode");
+    check!(value & SVME == 0, "EFER.SVME is visible");
+    for wrong in [value | SVME, value | 1 << 40, value & !LME] {
+        // SAFETY: each of these must be refused; the old value stays.
+        let written = unsafe { fixup::wrmsr(MSR_EFER, wrong) };
+        check_eq!(written, Err(GENERAL_PROTECTION), alloc::format!("writing {wrong:#x} to EFER"));
+    }
+    // SAFETY: the value that is there.
+    check_eq!(unsafe { fixup::wrmsr(MSR_EFER, value) }, Ok(()), "writing EFER back");
+    Ok(())
+}
+
+fn exceptions() -> Outcome {
+    check_eq!(fixup::undefined(), Err(Fault { vector: 6, error: 0 }), "UD2");
+    check_eq!(fixup::read(0x18), Err(Fault { vector: 14, error: 0 }), "reading through a null pointer");
+    check_eq!(cpu::cr2(), 0x18, "the fault's address");
+    check_eq!(fixup::read(1 << 63), Err(GENERAL_PROTECTION), "reading a non-canonical address");
+    // SAFETY: page 0 is not mapped.
+    let written = unsafe { fixup::write(0x20, 1) };
+    check_eq!(written, Err(Fault { vector: 14, error: 2 }), "writing through a null pointer");
+    check_eq!(interrupt::stray(), 0, "interrupts on vectors that nobody asked for");
+    Ok(())
+}
+
+fn xcr0() -> Outcome {
+    if __cpuid(1).ecx & 1 << 26 == 0 {
+        return Err(super::Stop::Skip("there is no XSAVE".into()));
+    }
+    let offered = u64::from(__cpuid_count(0xD, 0).eax);
+    check!(offered & 3 == 3, "leaf 0xD does not offer x87 and SSE");
+    // SAFETY: the kernel uses no extended state.
+    let set = |value| unsafe { fixup::xsetbv(value) };
+    check_eq!(set(0), Err(GENERAL_PROTECTION), "XCR0 without x87");
+    check_eq!(set(offered | 1 << 62), Err(GENERAL_PROTECTION), "XCR0 with a bit that is not offered");
+    check_eq!(set(offered), Ok(()), "XCR0 with all that is offered");
+    let size = __cpuid_count(0xD, 0);
+    check!(size.ebx <= size.ecx && size.ebx >= 576, "area sizes {} and {}", size.ebx, size.ecx);
+    check_eq!(set(1), Ok(()), "XCR0 with x87 alone");
+    check_eq!(__cpuid_count(0xD, 0).ebx, 576, "the area's size for x87 alone");
+    check_eq!(set(offered), Ok(()), "XCR0 with all that is offered, again");
+    Ok(())
+}

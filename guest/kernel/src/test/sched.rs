@@ -1,0 +1,195 @@
+//! `sched_op`: yield, block, poll, watchdogs.
+
+use super::{Outcome, Stop, wrong_call};
+use crate::events::EventPort;
+use crate::{check, check_eq, clock, cpu, events, idle, percpu, smp, thread};
+use ebb_guest_hypercall::{DomId, Errno, Port, VcpuId, event_channel, sched};
+use shared_abi::hypercall::SCHED_OP;
+use shared_abi::sched as abi;
+
+/// This group's tests.
+pub const TESTS: &[(&str, fn() -> Outcome)] = &[
+    ("sched-yield", yields),
+    ("sched-poll-pending", poll_pending),
+    ("sched-poll-timeout", poll_timeout),
+    ("sched-poll-wake", poll_wake),
+    ("sched-poll-errors", poll_errors),
+    ("sched-block", block),
+    ("sched-watchdog", watchdog),
+    ("sched-errors", errors),
+];
+
+const MS: u64 = 1_000_000;
+
+/// A masked port of our own that a send on another makes pending.
+struct Masked {
+    near: Port,
+    far: Port,
+}
+
+impl Masked {
+    fn new() -> Result<Self, Stop> {
+        let far = event_channel::alloc_unbound(DomId::SELF)?;
+        let near = event_channel::bind_interdomain(DomId::SELF, far)?;
+        for port in [near, far] {
+            events::make_room(port)?;
+            events::channels().mask(port);
+            events::channels().clear_pending(port);
+        }
+        Ok(Self { near, far })
+    }
+}
+
+impl Drop for Masked {
+    fn drop(&mut self) {
+        let _ = event_channel::close(self.near);
+        let _ = event_channel::close(self.far);
+    }
+}
+
+fn yields() -> Outcome {
+    for _ in 0..100 {
+        check_eq!(sched::yield_now(), Ok(()), "a yield");
+    }
+    Ok(())
+}
+
+fn poll_pending() -> Outcome {
+    let ports = Masked::new()?;
+    let other = Masked::new()?;
+    event_channel::send(ports.near)?;
+    check_eq!(sched::poll(&[ports.far], 0), Ok(()), "a poll on a pending port, for ever");
+    check_eq!(sched::poll(&[other.far, ports.far], 0), Ok(()), "a poll on two ports, one pending");
+    check!(events::channels().is_pending(ports.far), "a poll took the event");
+    Ok(())
+}
+
+fn poll_timeout() -> Outcome {
+    let ports = Masked::new()?;
+    for list in [&[ports.far][..], &[ports.far, ports.near], &[]] {
+        let start = clock::now();
+        let end = start + 5 * MS;
+        // Other events end a poll too.
+        while clock::now() < end {
+            check_eq!(sched::poll(list, end), Ok(()), "a poll with a timeout");
+        }
+        let slept = clock::now() - start;
+        check!(slept < 3_000 * MS, "a poll of 5 ms took {slept} ns");
+    }
+    let start = clock::now();
+    check_eq!(sched::poll(&[ports.far], start - MS), Ok(()), "a poll with a timeout in the past");
+    let slept = clock::now() - start;
+    check!(slept < 1_000 * MS, "a poll with a timeout in the past took {slept} ns");
+    Ok(())
+}
+
+/// Another vCPU's send ends a poll without a timeout, many times over.
+fn poll_wake() -> Outcome {
+    if smp::online() < 2 {
+        return Err(Stop::Skip("it takes two vCPUs".into()));
+    }
+    let there = Masked::new()?;
+    let back = Masked::new()?;
+    event_channel::bind_vcpu(there.far, VcpuId(1))?;
+    let (port, answer) = (there.far, back.near);
+    let partner = thread::spawn("poller", Some(1), move || {
+        for _ in 0..500 {
+            while !events::channels().clear_pending(port) {
+                let _ = sched::poll(&[port], 0);
+            }
+            let _ = event_channel::send(answer);
+        }
+    })?;
+    let (send, wait) = (there.near, back.far);
+    let own = thread::spawn("sender", Some(0), move || {
+        for _ in 0..500 {
+            let _ = event_channel::send(send);
+            while !events::channels().clear_pending(wait) {
+                let _ = sched::poll(&[wait], 0);
+            }
+        }
+    })?;
+    let deadline = clock::now() + 20_000 * MS;
+    while !(partner.is_finished() && own.is_finished()) {
+        check!(clock::now() < deadline, "a poll was not woken");
+        thread::sleep(MS);
+    }
+    Ok(())
+}
+
+fn poll_errors() -> Outcome {
+    let wrong = [Port(u32::MAX)];
+    check_eq!(sched::poll(&wrong, 0), Err(Errno::EINVAL), "a port that cannot be");
+    check_eq!(sched::poll(&[Port(0x1_FFFF); 1], clock::now()).is_ok(), false, "a port beyond those there are");
+    check_eq!(sched::poll(&[Port(1); 129], 0), Err(Errno::EINVAL), "129 ports");
+    let op = |address: u64| wrong_call(SCHED_OP, [abi::POLL.into(), address, 0, 0, 0]);
+    check_eq!(op(0x7000_0000_0000), Err(Errno::EFAULT), "an argument that is not mapped");
+    let argument = abi::Poll {
+        ports: shared_abi::xen::GuestHandle::new(0x7000_0000_0000),
+        nr_ports: 2,
+        pad: 0,
+        timeout: 0,
+    };
+    let address = (&raw const argument).expose_provenance() as u64;
+    check_eq!(op(address), Err(Errno::EFAULT), "a list that is not mapped");
+    Ok(())
+}
+
+/// Sleeping by block: an event that is pending, or comes, ends it; none is lost.
+fn block() -> Outcome {
+    let was = idle::by_block();
+    idle::choose(true);
+    let slept = sleep_by_idle();
+    idle::choose(was);
+    slept?;
+    let port = EventPort::new(event_channel::bind_ipi(VcpuId(percpu::id() as u32))?)?;
+    let interrupts = cpu::interrupts_off();
+    event_channel::send(port.port())?;
+    // Returns at once: the event is pending, and is taken as interrupts come on.
+    idle::wait();
+    if !interrupts {
+        cpu::interrupts_off();
+    }
+    check!(port.wait(1, 1_000 * MS), "the event did not arrive");
+    Ok(())
+}
+
+fn sleep_by_idle() -> Outcome {
+    for _ in 0..20 {
+        let start = clock::now();
+        thread::sleep(MS);
+        let slept = clock::now() - start;
+        check!((MS..3_000 * MS).contains(&slept), "slept {slept} ns instead of 1 ms");
+    }
+    Ok(())
+}
+
+fn watchdog() -> Outcome {
+    // Long enough never to expire here: the timeout is in seconds.
+    let first = sched::watchdog(0, 10_000)?;
+    check_eq!(first, 1, "the first watchdog's number");
+    let second = sched::watchdog(0, 10_000)?;
+    check_eq!(second, 2, "the second watchdog's number");
+    check_eq!(sched::watchdog(0, 10_000), Err(Errno::ENOSPC), "a third watchdog");
+    check_eq!(sched::watchdog(1, 20_000), Ok(0), "setting the first anew");
+    check_eq!(sched::watchdog(1, 0), Ok(0), "stopping the first");
+    check_eq!(sched::watchdog(2, 0), Ok(0), "stopping the second");
+    check_eq!(sched::watchdog(1, 0), Err(Errno::EINVAL), "stopping what is stopped");
+    check_eq!(sched::watchdog(99, 5), Err(Errno::EINVAL), "a watchdog that does not exist");
+    Ok(())
+}
+
+fn errors() -> Outcome {
+    let op = |op: u64, address: u64| wrong_call(SCHED_OP, [op, address, 0, 0, 0]);
+    check_eq!(op(99, 0), Err(Errno::ENOSYS), "an operation that does not exist");
+    check_eq!(op(abi::SHUTDOWN.into(), 0x7000_0000_0000), Err(Errno::EFAULT), "a shutdown without a reason");
+    let argument = abi::RemoteShutdown {
+        domain_id: DomId(0x7000),
+        pad: 0,
+        reason: abi::SHUTDOWN_CRASH,
+    };
+    let address = (&raw const argument).expose_provenance() as u64;
+    let remote = op(abi::REMOTE_SHUTDOWN.into(), address);
+    check!(matches!(remote, Err(Errno::ESRCH | Errno::EPERM)), "ending a domain that does not exist: {remote:?}");
+    Ok(())
+}
