@@ -123,6 +123,8 @@ fn switch_to_fifo<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>) {
         };
         let pending = two_level::is_pending(hv, domain, port);
         entry.saved_pending.store(pending, Ordering::SeqCst);
+        // Or it would be found set, and an event lost by it, should a reset lead back to this ABI.
+        two_level::clear_pending(hv, domain, port);
         entry.priority.store(FIFO_PRIORITY_DEFAULT as u8, Ordering::Relaxed);
     }
     events.uses_fifo.store(true, Ordering::SeqCst);

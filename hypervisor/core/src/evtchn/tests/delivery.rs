@@ -121,8 +121,9 @@ fn what_is_pending_survives_the_switch_to_fifo() {
 fn a_reset_goes_back_to_two_level() {
     let hv = testing::hypervisor(1, 512);
     let guest = Guest::new(&hv, 1, 1);
+    let before = guest.bind_ipi(0).unwrap();
+    guest.send(before).unwrap();
     guest.use_fifo();
-    guest.bind_ipi(0).unwrap();
     guest.reset().unwrap();
     let port = guest.bind_ipi(0).unwrap();
     // The one upcall that may be left over finds nothing.
