@@ -69,6 +69,8 @@ fn with_pm_timer(timer: Register) -> Option<Rates> {
         if now.wrapping_sub(first.reference) & PM_MASK >= target {
             break;
         }
+        // Also lets an emulator that runs one processor at a time deliver the INITs just sent.
+        core::hint::spin_loop();
         quiet = if now == seen { quiet + 1 } else { 0 };
         seen = now;
         if quiet > PATIENCE {
@@ -118,6 +120,7 @@ fn with_pit() -> Option<Rates> {
         let first = clocks();
         let mut reads = 0;
         while instr::inb(0x61) & 0x20 == 0 {
+            core::hint::spin_loop();
             reads += 1;
             if reads > PATIENCE {
                 return None;
