@@ -32,7 +32,7 @@ pub fn access<B: Backend>(context: &mut Context<'_, B>, access: IoAccess) {
         let byte = context.guest.hw.general(register::RAX) as u8;
         console::print(context.hv, context.vcpu.domain(), &[byte]);
     }
-    context.guest.hw.advance(0);
+    context.guest.hw.advance_io();
 }
 
 fn floating(port: u16) -> u64 {
@@ -65,7 +65,7 @@ fn string<B: Backend>(context: &mut Context<'_, B>, access: IoAccess) {
         hw.set_general(register::RCX, old & !mask | (remaining - count) & mask);
     }
     if remaining == count {
-        hw.advance(0);
+        hw.advance_io();
     }
 }
 

@@ -32,8 +32,9 @@ pub struct Context<'a, B: Backend> {
 
 impl<B: Backend> Context<'_, B> {
     /// Serves one exit.
-    pub fn handle(&mut self, exit: VmExit) {
-        match exit {
+    #[inline]
+    pub fn handle(&mut self, exit: &VmExit) {
+        match *exit {
             VmExit::Hypercall => self.hypercall(),
             VmExit::ExternalInterrupt | VmExit::Window => {}
             VmExit::Nmi => crate::interrupts::nmi(None),
@@ -58,7 +59,7 @@ impl<B: Backend> Context<'_, B> {
             VmExit::Exception { vector: vector::MACHINE_CHECK, .. } => panic!("machine check while a guest ran"),
             VmExit::Exception { vector, error } => self.guest.hw.inject_exception(vector, error),
             VmExit::TripleFault => lifecycle::triple_fault(self.hv, self.vcpu),
-            VmExit::InvalidState | VmExit::Unknown(_) => self.unexpected(exit),
+            VmExit::InvalidState | VmExit::Unknown(_) => self.unexpected(*exit),
         }
     }
 
@@ -107,6 +108,7 @@ impl<B: Backend> Context<'_, B> {
     }
 
     /// An exit nobody should see: the domain ends, the report says what was there.
+    #[cold]
     fn unexpected(&mut self, exit: VmExit) {
         let mut report = alloc::string::String::new();
         // Formatting into a string cannot fail.

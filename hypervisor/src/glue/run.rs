@@ -69,16 +69,19 @@ pub fn processor<B: Backend>(hv: &'static Hypervisor<Glue<B>>) -> ! {
 
 /// Turns what the interrupt handlers noted into attention, and serves the timer.
 #[inline]
-fn collect<B: Backend>(hv: &Hypervisor<Glue<B>>, per_cpu: &PerCpu<Glue<B>>) {
-    let this = cpu::this_cpu();
+fn collect<B: Backend>(hv: &Hypervisor<Glue<B>>, per_cpu: &PerCpu<Glue<B>>, this: &cpu::PerCpu) {
     if this.take_timer() {
         per_cpu.raise(CpuAttention::TIMER);
     }
     this.take_kick();
-    let attention = per_cpu.attention();
-    if attention.is_empty() {
-        return;
+    if !per_cpu.attention().is_empty() {
+        serve_attention(hv, per_cpu);
     }
+}
+
+#[inline(never)]
+fn serve_attention<B: Backend>(hv: &Hypervisor<Glue<B>>, per_cpu: &PerCpu<Glue<B>>) {
+    let attention = per_cpu.attention();
     per_cpu.withdraw(CpuAttention::KICK);
     if attention.contains(CpuAttention::TIMER) {
         hv.on_timer();
@@ -88,10 +91,11 @@ fn collect<B: Backend>(hv: &Hypervisor<Glue<B>>, per_cpu: &PerCpu<Glue<B>>) {
 /// Nothing to run: work that nobody waits for, then sleep until an interrupt.
 fn idle<B: Backend>(hv: &Hypervisor<Glue<B>>) -> Option<Vcpu<B>> {
     let per_cpu = hv.cpu();
-    cpu::this_cpu().set_activity(Doing::Idle, 0, 0, 0);
+    let this = cpu::this_cpu();
+    this.set_activity(Doing::Idle, 0, 0, 0);
     loop {
         instr::take_interrupts();
-        collect(hv, per_cpu);
+        collect(hv, per_cpu, this);
         if let Some(vcpu) = hv.schedule() {
             return Some(vcpu);
         }
@@ -110,18 +114,22 @@ fn idle<B: Backend>(hv: &Hypervisor<Glue<B>>) -> Option<Vcpu<B>> {
 /// Runs `vcpu` until the scheduler chooses something else, and returns that.
 fn run<B: Backend>(hv: &Hypervisor<Glue<B>>, vcpu: &Vcpu<B>) -> Option<Vcpu<B>> {
     let per_cpu = hv.cpu();
-    let mut guest = vcpu.arch.claim();
+    let this = cpu::this_cpu();
+    let state: &ebb_core::Vcpu<Glue<B>> = vcpu;
+    let mut guest = state.arch.claim();
     guest.hw.load();
     let next = loop {
-        collect(hv, per_cpu);
-        if hv.must_schedule(vcpu) {
+        collect(hv, per_cpu, this);
+        if per_cpu.attention().contains(CpuAttention::RESCHEDULE) || !state.sched.state().is_runnable() {
             let next = hv.schedule();
             if next.as_ref() != Some(vcpu) {
                 break next;
             }
             continue;
         }
-        enter(hv, per_cpu, vcpu, &mut guest);
+        let Some(exit) = enter(hv, per_cpu, vcpu, state, &mut guest) else { continue };
+        this.set_activity(Doing::Exit, vcpu.domain().id.0, state.id.0 as u16, 0);
+        Context { hv, vcpu, guest: &mut guest }.handle(&exit);
     };
     guest.hw.unload();
     drop(guest);
@@ -129,37 +137,36 @@ fn run<B: Backend>(hv: &Hypervisor<Glue<B>>, vcpu: &Vcpu<B>) -> Option<Vcpu<B>> 
     next
 }
 
-/// One entry and the exit that ends it.
+/// One entry, until the exit that ends it; none when something came up just before.
 #[inline]
 fn enter<B: Backend>(
     hv: &Hypervisor<Glue<B>>,
     per_cpu: &PerCpu<Glue<B>>,
     vcpu: &Vcpu<B>,
+    state: &ebb_core::Vcpu<Glue<B>>,
     guest: &mut Claim<'_, GuestCpu<B>>,
-) {
+) -> Option<VmExit> {
     let domain = vcpu.domain();
     // From here on a CPU that changes translations or wants this one's attention sends a kick, which ends the entry.
     per_cpu.enter_guest(domain.id);
     if !per_cpu.attention().is_empty() {
-        return per_cpu.leave_guest();
+        per_cpu.leave_guest();
+        return None;
     }
     let mut plan = hv.prepare_entry(vcpu, guest.hw.interruptibility());
-    plan.flush_tlb = vcpu.translations_are_stale(domain.memory.translation_generation());
-    if let Some(state) = plan.start {
-        guest.hw.start(&state, domain.memory.nested_root());
+    plan.flush_tlb = state.translations_are_stale(domain.memory.translation_generation());
+    if let Some(start) = &plan.start {
+        guest.hw.start(start, domain.memory.nested_root());
     }
     guest.hw.prepare(&plan);
-    let this = cpu::this_cpu();
-    this.set_activity(Doing::Guest, domain.id.0, vcpu.id.0 as u16, 0);
     let exit = guest.hw.run();
     per_cpu.leave_guest();
-    this.set_activity(Doing::Exit, domain.id.0, vcpu.id.0 as u16, 0);
-    vcpu.counters.count_exit();
+    state.counters.count_exit();
     if exit == VmExit::ExternalInterrupt {
         instr::take_interrupts();
     }
     if let Some(tpr) = guest.hw.take_changed_tpr() {
         hv.set_tpr(vcpu, tpr);
     }
-    Context { hv, vcpu, guest }.handle(exit);
+    Some(exit)
 }

@@ -211,8 +211,11 @@ pub trait VirtualCpu: Send {
     fn rip(&self) -> u64;
     /// Changes the instruction pointer and ends the interrupt shadow.
     fn set_rip(&mut self, rip: u64);
-    /// Steps over the instruction that exited; `length` is used when the hardware does not say.
+    /// Steps over the instruction that exited; `length` is used when the hardware does not say (prefixes are then not
+    /// counted: a guest that uses them where they mean nothing fools only itself).
     fn advance(&mut self, length: u64);
+    /// Steps over the IN or OUT that exited.
+    fn advance_io(&mut self);
     /// Flags.
     fn rflags(&self) -> u64;
     /// Changes the flags.

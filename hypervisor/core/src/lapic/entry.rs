@@ -16,7 +16,7 @@
 use crate::evtchn;
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
-use crate::vcpu::{Attention, EntryPlan, Injection, Interruptibility, VcpuRef};
+use crate::vcpu::{Attention, EntryPlan, Injection, Interruptibility, Vcpu, VcpuRef};
 
 impl<M: Machine> Hypervisor<M> {
     /// Decides about the next entry of `vcpu`, the current one of this CPU. When nothing waits this is a load of the
@@ -24,12 +24,12 @@ impl<M: Machine> Hypervisor<M> {
     /// injects it at the entry that follows.
     #[inline]
     pub fn prepare_entry(&self, vcpu: &VcpuRef<M>, can: Interruptibility) -> EntryPlan {
-        let attention = vcpu.attention();
-        let upcall = evtchn::upcall_deliverable(self, vcpu);
-        if attention.is_empty() && !upcall {
+        let state: &Vcpu<M> = vcpu;
+        let attention = state.attention();
+        if attention.is_empty() && !evtchn::upcall_pending(self, state) {
             return EntryPlan::default();
         }
-        self.prepare_busy_entry(vcpu, can, attention, upcall)
+        self.prepare_busy_entry(vcpu, can, attention, evtchn::upcall_deliverable(self, vcpu))
     }
 
     fn prepare_busy_entry(

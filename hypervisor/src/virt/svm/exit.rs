@@ -64,14 +64,3 @@ fn io_access(info: u64) -> IoAccess {
         segment: (info >> 10 & 7) as u8,
     }
 }
-
-/// Bytes of the instruction behind an exit, where the hardware does not say (prefixes are not counted: a guest that
-/// uses them where they mean nothing fools only itself).
-pub fn instruction_length(code: u64) -> u64 {
-    match code {
-        exit::VMMCALL | exit::XSETBV | exit::VMRUN..=exit::SVM_LAST | exit::INVLPGA => 3,
-        exit::CPUID | exit::MSR | exit::PAUSE | exit::WBINVD | exit::INVD | exit::RDPMC => 2,
-        exit::HLT => 1,
-        _ => 0,
-    }
-}

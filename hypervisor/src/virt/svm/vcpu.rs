@@ -287,17 +287,18 @@ impl VirtualCpu for SvmVcpu {
         self.vmcb.control.interrupt_shadow &= !1;
     }
 
+    #[inline]
     fn advance(&mut self, length: u64) {
-        let control = &self.vmcb.control;
-        let next = if control.exit_code == code::IOIO {
-            control.exit_info_2
-        } else if has(feature::NEXT_RIP) && control.next_rip != 0 {
-            control.next_rip
+        let next = if has(feature::NEXT_RIP) && self.vmcb.control.next_rip != 0 {
+            self.vmcb.control.next_rip
         } else {
-            let known = exit::instruction_length(control.exit_code);
-            self.vmcb.save.rip.wrapping_add(if known == 0 { length } else { known })
+            self.vmcb.save.rip.wrapping_add(length)
         };
         self.set_rip(next);
+    }
+
+    fn advance_io(&mut self) {
+        self.set_rip(self.vmcb.control.exit_info_2);
     }
 
     fn rflags(&self) -> u64 {
