@@ -107,6 +107,22 @@ fn a_superpage_splits_and_heals() {
 }
 
 #[test]
+fn pages_in_a_row_that_are_not_aligned_are_no_superpage() {
+    let hv = hypervisor_of(1, 4096, true);
+    let memory = DomainMemory::new(&hv, DomId(9), 1024).unwrap();
+    // The first makes the tables, and is replaced.
+    for gfn in std::iter::once(512).chain(512..1024) {
+        memory.populate(&hv, Gfn(gfn), 0).unwrap();
+    }
+    let mfn = |gfn| memory.translate(&hv.machine, Gfn(gfn)).unwrap().0.0;
+    assert_eq!(mfn(1023) - mfn(512), 511, "the test needs a row");
+    assert_ne!(mfn(512) % 512, 0);
+    assert_eq!(memory.lookup(&hv.machine, Gfn(700)).unwrap().order, 0);
+    while !memory.release_all(&hv, 100) {}
+    audit(&hv);
+}
+
+#[test]
 fn a_gibibyte_is_one_leaf_and_splits_by_levels() {
     let hv = hypervisor_of(1, 3 << 18, true);
     let memory = DomainMemory::new(&hv, DomId(9), 2 << 18).unwrap();
@@ -382,6 +398,23 @@ fn an_exchange_that_cannot_be_leaves_all_as_it_was() {
     assert!(order_at(&hv, &d, 600).is_some());
     assert_eq!(d.memory.current(), current);
     kept.into_iter().for_each(|extent| hv.heap.free(extent));
+    audit(&hv);
+}
+
+#[test]
+fn an_exchange_for_places_that_cannot_be_read_loses_no_frame() {
+    let hv = hypervisor(1, 8192);
+    let d = domain(&hv, 1, 1024, 1);
+    put_list(&hv, &d, LIST, &[600, 601]);
+    for bad in [1 << 40, (1024 << 12) - 8] {
+        let out = MemoryReservation { extent_start: GuestHandle::new(bad), ..reservation(&[0, 0], 0) };
+        let argument = MemoryExchange { in_: reservation(&[600, 601], 0), out, nr_exchanged: 0 };
+        assert_eq!(memory_op(&hv, &d, op::EXCHANGE, &argument), error(Errno::EFAULT));
+        audit(&hv);
+        put_list(&hv, &d, LIST, &[700, 701]);
+    }
+    // Places outside the guest's address space.
+    assert_eq!(exchange(&hv, &d, (&[800, 801], 0), (&[1 << 30], 1)).0, error(Errno::EINVAL));
     audit(&hv);
 }
 

@@ -286,6 +286,23 @@ fn a_remembered_walk_is_never_stale() {
     assert_eq!(read(&c, 0x5000), Err(Errno::EFAULT));
 }
 
+#[test]
+fn a_remembered_walk_depends_on_its_tables_not_on_the_rest() {
+    let (hv, d) = world();
+    let v = vcpu(&d, 0);
+    let c = call(&hv, &v, long(4));
+    // The tables are in the first superpage, the page in the second.
+    map(&hv, &d, &[0, 0, 0, 5], 600 << 12 | P | W);
+    assert_eq!(read(&c, 0x5000), Ok(0));
+    d.memory.populate(&hv, Gfn(3000), 0).unwrap();
+    d.memory.unmap_page(&hv, Gfn(3000)).unwrap();
+    let before = hv.machine.accesses.load(Ordering::Relaxed);
+    assert_eq!(read(&c, 0x5000), Ok(0));
+    assert_eq!(hv.machine.accesses.load(Ordering::Relaxed) - before, 5, "a loss elsewhere does not matter");
+    d.memory.unmap_page(&hv, Gfn(TOP + 2)).unwrap();
+    assert_eq!(read(&c, 0x5000), Err(Errno::EFAULT));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
