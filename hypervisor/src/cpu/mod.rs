@@ -69,6 +69,11 @@ struct Tables {
     tss: TaskStateSegment,
 }
 
+/// What [`PerCpu::set_packed_activity`] takes.
+pub const fn pack_activity(doing: Doing, domain: u16, vcpu: u16, exit: u16) -> u64 {
+    (doing as u64) << 48 | (domain as u64) << 32 | (vcpu as u64) << 16 | exit as u64
+}
+
 /// One processor's own area.
 #[repr(C, align(64))]
 pub struct PerCpu {
@@ -185,7 +190,12 @@ impl PerCpu {
     /// Notes what the processor does, for a panic report: `domain`/`vcpu` of the guest concerned, and the exit's code.
     #[inline(always)]
     pub fn set_activity(&self, doing: Doing, domain: u16, vcpu: u16, exit: u16) {
-        let packed = u64::from(doing as u8) << 48 | u64::from(domain) << 32 | u64::from(vcpu) << 16 | u64::from(exit);
+        self.set_packed_activity(pack_activity(doing, domain, vcpu, exit));
+    }
+
+    /// [`PerCpu::set_activity`] with a value made beforehand.
+    #[inline(always)]
+    pub fn set_packed_activity(&self, packed: u64) {
         self.doing.store(packed, Ordering::Relaxed);
     }
 

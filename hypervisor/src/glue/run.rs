@@ -67,16 +67,18 @@ pub fn processor<B: Backend>(hv: &'static Hypervisor<Glue<B>>) -> ! {
     }
 }
 
-/// Turns what the interrupt handlers noted into attention, and serves the timer.
+/// Turns what the interrupt handlers noted into attention, and serves the timer. Whether there was anything.
 #[inline]
-fn collect<B: Backend>(hv: &Hypervisor<Glue<B>>, per_cpu: &PerCpu<Glue<B>>, this: &cpu::PerCpu) {
+fn collect<B: Backend>(hv: &Hypervisor<Glue<B>>, per_cpu: &PerCpu<Glue<B>>, this: &cpu::PerCpu) -> bool {
     if this.take_timer() {
         per_cpu.raise(CpuAttention::TIMER);
     }
     this.take_kick();
-    if !per_cpu.attention().is_empty() {
+    let any = !per_cpu.attention().is_empty();
+    if any {
         serve_attention(hv, per_cpu);
     }
+    any
 }
 
 #[inline(never)]
@@ -118,9 +120,10 @@ fn run<B: Backend>(hv: &Hypervisor<Glue<B>>, vcpu: &Vcpu<B>) -> Option<Vcpu<B>> 
     let state: &ebb_core::Vcpu<Glue<B>> = vcpu;
     let mut guest = state.arch.claim();
     guest.hw.load();
+    let exiting = cpu::pack_activity(Doing::Exit, vcpu.domain().id.0, state.id.0 as u16, 0);
     let next = loop {
-        collect(hv, per_cpu, this);
-        if per_cpu.attention().contains(CpuAttention::RESCHEDULE) || !state.sched.state().is_runnable() {
+        let reschedule = collect(hv, per_cpu, this) && per_cpu.attention().contains(CpuAttention::RESCHEDULE);
+        if reschedule || !state.sched.state().is_runnable() {
             let next = hv.schedule();
             if next.as_ref() != Some(vcpu) {
                 break next;
@@ -128,7 +131,7 @@ fn run<B: Backend>(hv: &Hypervisor<Glue<B>>, vcpu: &Vcpu<B>) -> Option<Vcpu<B>> 
             continue;
         }
         let Some(exit) = enter(hv, per_cpu, vcpu, state, &mut guest) else { continue };
-        this.set_activity(Doing::Exit, vcpu.domain().id.0, state.id.0 as u16, 0);
+        this.set_packed_activity(exiting);
         Context { hv, vcpu, guest: &mut guest }.handle(&exit);
     };
     guest.hw.unload();
@@ -153,12 +156,12 @@ fn enter<B: Backend>(
         per_cpu.leave_guest();
         return None;
     }
-    let mut plan = hv.prepare_entry(vcpu, guest.hw.interruptibility());
-    plan.flush_tlb = state.translations_are_stale(domain.memory.translation_generation());
-    if let Some(start) = &plan.start {
-        guest.hw.start(start, domain.memory.nested_root());
+    let stale = state.translations_are_stale(domain.memory.translation_generation());
+    if hv.nothing_waits(state) {
+        guest.hw.prepare_quiet(stale);
+    } else {
+        plan_entry(hv, vcpu, guest, stale);
     }
-    guest.hw.prepare(&plan);
     let exit = guest.hw.run();
     per_cpu.leave_guest();
     state.counters.count_exit();
@@ -169,4 +172,20 @@ fn enter<B: Backend>(
         hv.set_tpr(vcpu, tpr);
     }
     Some(exit)
+}
+
+/// The preparation of an entry for which something waits.
+#[inline(never)]
+fn plan_entry<B: Backend>(
+    hv: &Hypervisor<Glue<B>>,
+    vcpu: &Vcpu<B>,
+    guest: &mut Claim<'_, GuestCpu<B>>,
+    stale: bool,
+) {
+    let mut plan = hv.prepare_entry(vcpu, guest.hw.interruptibility());
+    plan.flush_tlb = stale;
+    if let Some(start) = &plan.start {
+        guest.hw.start(start, vcpu.domain().memory.nested_root());
+    }
+    guest.hw.prepare(&plan);
 }

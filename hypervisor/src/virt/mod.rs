@@ -200,6 +200,8 @@ pub trait VirtualCpu: Send {
     fn unload(&mut self);
     /// Applies what must hold at the next entry, except `start`.
     fn prepare(&mut self, plan: &EntryPlan);
+    /// [`VirtualCpu::prepare`] for an entry with nothing to inject and nothing to wait for.
+    fn prepare_quiet(&mut self, flush_tlb: bool);
     /// Runs the guest until an exit.
     fn run(&mut self) -> VmExit;
 

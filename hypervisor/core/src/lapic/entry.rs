@@ -19,16 +19,18 @@ use crate::machine::Machine;
 use crate::vcpu::{Attention, EntryPlan, Injection, Interruptibility, Vcpu, VcpuRef};
 
 impl<M: Machine> Hypervisor<M> {
+    /// Whether nothing waits for the guest: then an entry needs no plan. A load of the attention word and a look at the
+    /// upcall byte.
+    #[inline(always)]
+    pub fn nothing_waits(&self, state: &Vcpu<M>) -> bool {
+        state.attention().is_empty() && !evtchn::upcall_pending(self, state)
+    }
+
     /// Decides about the next entry of `vcpu`, the current one of this CPU. When nothing waits this is a load of the
     /// attention word and a look at the upcall byte. What is returned as `inject` counts as delivered: the machine
     /// injects it at the entry that follows.
-    #[inline]
     pub fn prepare_entry(&self, vcpu: &VcpuRef<M>, can: Interruptibility) -> EntryPlan {
-        let state: &Vcpu<M> = vcpu;
-        let attention = state.attention();
-        if attention.is_empty() && !evtchn::upcall_pending(self, state) {
-            return EntryPlan::default();
-        }
+        let attention = vcpu.attention();
         self.prepare_busy_entry(vcpu, can, attention, evtchn::upcall_deliverable(self, vcpu))
     }
 

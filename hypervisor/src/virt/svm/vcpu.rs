@@ -252,6 +252,13 @@ impl VirtualCpu for SvmVcpu {
         }
     }
 
+    #[inline]
+    fn prepare_quiet(&mut self, flush_tlb: bool) {
+        self.place(flush_tlb);
+        self.set_window(false);
+    }
+
+    #[inline]
     fn run(&mut self) -> VmExit {
         self.vmcb.control.clean_bits = if has(feature::CLEAN_BITS) { self.clean } else { 0 };
         // SAFETY: the control block is ours, complete (`start`), and in memory that stays; the host block of this CPU
