@@ -276,12 +276,12 @@ const WORDS: usize = 512;
 /// Copies out of RAM, word by word where size and alignment allow: whole words are then read at once.
 fn copy_in<M: Machine>(machine: &M, at: MachineAddress, bytes: &mut [u8]) {
     let shape = at.0 as usize | bytes.len();
-    if shape % 8 == 0 && bytes.len() <= WORDS {
+    if shape.is_multiple_of(8) && bytes.len() <= WORDS {
         for (index, chunk) in bytes.chunks_exact_mut(8).enumerate() {
             let word = machine.word64(MachineAddress(at.0 + 8 * index as u64)).load(Ordering::Relaxed);
             chunk.copy_from_slice(&word.to_le_bytes());
         }
-    } else if shape % 4 == 0 && bytes.len() <= WORDS {
+    } else if shape.is_multiple_of(4) && bytes.len() <= WORDS {
         for (index, chunk) in bytes.chunks_exact_mut(4).enumerate() {
             let word = machine.word32(MachineAddress(at.0 + 4 * index as u64)).load(Ordering::Relaxed);
             chunk.copy_from_slice(&word.to_le_bytes());
@@ -294,12 +294,12 @@ fn copy_in<M: Machine>(machine: &M, at: MachineAddress, bytes: &mut [u8]) {
 /// The reverse of [`copy_in`].
 fn copy_out<M: Machine>(machine: &M, at: MachineAddress, bytes: &[u8]) {
     let shape = at.0 as usize | bytes.len();
-    if shape % 8 == 0 && bytes.len() <= WORDS {
+    if shape.is_multiple_of(8) && bytes.len() <= WORDS {
         for (index, chunk) in bytes.as_chunks::<8>().0.iter().enumerate() {
             let word = machine.word64(MachineAddress(at.0 + 8 * index as u64));
             word.store(u64::from_le_bytes(*chunk), Ordering::Relaxed);
         }
-    } else if shape % 4 == 0 && bytes.len() <= WORDS {
+    } else if shape.is_multiple_of(4) && bytes.len() <= WORDS {
         for (index, chunk) in bytes.as_chunks::<4>().0.iter().enumerate() {
             let word = machine.word32(MachineAddress(at.0 + 4 * index as u64));
             word.store(u32::from_le_bytes(*chunk), Ordering::Relaxed);

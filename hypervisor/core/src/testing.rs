@@ -65,12 +65,13 @@ impl Drop for Ram {
 
 /// What a machine was asked to put on its console: the domain, and the bytes.
 pub type ConsoleOutput = (Option<DomId>, Vec<u8>);
+/// What a test does at a kick.
+pub type KickHook = Box<dyn FnMut(CpuId) + Send>;
 /// A trace record: CPU, kind, payload.
 pub type TraceRecord = (CpuId, u16, Vec<u8>);
 
 std::thread_local! {
     static THIS_CPU: Cell<u16> = const { Cell::new(0) };
-    #[cfg(not(test))]
     static HELD: &'static AtomicU64 = Box::leak(Box::new(AtomicU64::new(0)));
 }
 
@@ -101,7 +102,7 @@ pub struct FakeMachine {
     /// Loads and stores of words, as a measure of work.
     pub accesses: AtomicU64,
     /// Called at a kick, on the CPU that kicks.
-    pub on_kick: Mutex<Option<Box<dyn FnMut(CpuId) + Send>>>,
+    pub on_kick: Mutex<Option<KickHook>>,
 }
 
 /// Nanoseconds since 1970 at the fake machine's boot.
@@ -110,7 +111,6 @@ pub const WALL_CLOCK_BASE: u64 = 1_700_000_000_000_000_000;
 impl FakeMachine {
     /// A machine of `cpus` CPUs and `frames` frames of memory. Its clock stands at 1 ms.
     pub fn new(cpus: u16, frames: u64) -> Self {
-        #[cfg(not(test))]
         ebb_core::locks::HELD_RANKS.call_once(|| || HELD.with(|held| *held));
         Self {
             ram: Ram::new(frames),
