@@ -52,8 +52,9 @@ impl Bench {
         let timeout = Duration::from_secs(self.timeout);
         let session = session::run(&machine, Some(timeout), &mut Silent, &|| false)?;
         let rows = bench::rows(&session.model.benches);
-        print!("{}", bench::text(&rows));
-        self.write(&files, &rows)?;
+        let start_up = bench::start_up(&session.model);
+        println!("{}{}", bench::text(&rows), bench::start_up_text(start_up));
+        self.write(&files, &rows, start_up)?;
 
         let missing = bench::missing(&rows);
         if missing.is_empty() && exit_code(session.end) == 0 {
@@ -95,13 +96,13 @@ impl Bench {
         })
     }
 
-    fn write(&self, files: &Files, rows: &[bench::Row]) -> Result<()> {
+    fn write(&self, files: &Files, rows: &[bench::Row], start_up: Option<u64>) -> Result<()> {
         let (csv, json) = (files.path("bench.csv"), files.path("bench.json"));
         let write = || {
             let mut out = BufWriter::new(File::create(&csv)?);
             bench::csv(rows, &mut out)?;
             out.flush()?;
-            fs::write(&json, format!("{:#}\n", bench::json(rows)))
+            fs::write(&json, format!("{:#}\n", bench::json(rows, start_up)))
         };
         write().with_context(|| format!("cannot write {} or {}", csv.display(), json.display()))?;
         println!("Written: {}, {}", csv.display(), json.display());

@@ -12,6 +12,8 @@ use shared_abi::trace_stream::{self, DomainSample, GuestEvent, Header, HostSampl
 pub struct Model {
     /// The stream's first record.
     pub start: Option<Start>,
+    /// Its time, ns since the machine's start.
+    pub started_ns: u64,
     /// Time of the newest record, ns since the machine's start.
     pub now_ns: u64,
     /// The newest ledger.
@@ -47,6 +49,8 @@ pub struct Domain {
     pub balloon: Option<BalloonStatus>,
     /// What its workload last said.
     pub workload: Option<Workload>,
+    /// When it started, ns, if the trace has it.
+    pub started_ns: Option<u64>,
     /// When and why it ended.
     pub ended: Option<(u64, u16)>,
     /// Fewest pages it had in a sample.
@@ -125,13 +129,17 @@ impl Model {
         // CPUs write their records in batches, so time may step back a little between records.
         self.now_ns = self.now_ns.max(header.time_ns);
         match record {
-            Record::Start(start) => self.start = Some(*start),
+            Record::Start(start) => {
+                self.start = Some(*start);
+                self.started_ns = header.time_ns;
+            }
             Record::HostSample(sample) => self.host_sample(header.time_ns, sample),
             Record::DomainSample(sample) => self.domain_sample(header.time_ns, sample),
             Record::GuestEvent(event) => self.guest_event(header.time_ns, event),
             Record::DomainStart(start) => {
                 let name = trace_stream::name_text(&start.name).to_owned();
-                self.domains.insert(start.domid.0, Domain { name, ..Domain::default() });
+                let started_ns = Some(header.time_ns);
+                self.domains.insert(start.domid.0, Domain { name, started_ns, ..Domain::default() });
             }
             Record::DomainEnd(end) => {
                 let domain = self.domains.entry(end.domid.0).or_default();
