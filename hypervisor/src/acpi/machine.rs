@@ -80,8 +80,8 @@ struct DirectMap;
 
 /// What the crate sees where memory cannot be read: a header with no signature, which it rejects.
 #[repr(align(16))]
-struct Nothing([u8; 4096]);
-static NOTHING: Nothing = Nothing([0; 4096]);
+struct Nothing([u8; 64]);
+static NOTHING: Nothing = Nothing([0; 64]);
 
 impl AcpiHandler for DirectMap {
     unsafe fn map_physical_region<T>(&self, address: usize, size: usize) -> PhysicalMapping<Self, T> {

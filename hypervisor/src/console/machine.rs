@@ -14,12 +14,13 @@ use spin::Mutex;
 
 struct Console {
     serial: Serial,
-    screen: Screen,
     /// A guest's line is unfinished: the domain whose it is.
     open_line: Option<u16>,
 }
 
-static CONSOLE: Mutex<Console> = Mutex::new(Console { serial: Serial::new(), screen: Screen::new(), open_line: None });
+static CONSOLE: Mutex<Console> = Mutex::new(Console { serial: Serial::new(), open_line: None });
+/// Locked only by who holds `CONSOLE`; apart from it so that its cells are not in the image's file.
+static SCREEN: Mutex<Screen> = Mutex::new(Screen::new());
 static COM2: Mutex<Serial> = Mutex::new(Serial::new());
 static LEVEL: AtomicU8 = AtomicU8::new(Level::Info as u8);
 
@@ -31,7 +32,7 @@ const VGA_TEXT: u64 = 0xb_8000;
 impl Console {
     fn write(&mut self, bytes: &[u8]) {
         self.serial.write_text(bytes);
-        self.screen.write(bytes);
+        SCREEN.lock().write(bytes);
     }
 
     /// Ends an unfinished line, so that something else can begin.
@@ -61,7 +62,7 @@ pub(crate) fn init(options: &Options, info: Option<&BootInfo>) {
         && address + size <= BOOT_MAPPED
     {
         // SAFETY: entry.S mapped the low 4 GiB at the direct map's base; `remap_screen` follows the page tables.
-        unsafe { console.screen.attach(display, (DIRECT_MAP_BASE + address) as *mut u8) };
+        unsafe { SCREEN.lock().attach(display, (DIRECT_MAP_BASE + address) as *mut u8) };
     }
     drop(console);
     if options.trace {
@@ -90,11 +91,12 @@ pub(crate) fn remap_screen(info: &BootInfo) {
         }
         memory::map_mmio(address, size, Access::WriteCombining).ok()
     });
-    let mut console = CONSOLE.lock();
+    let _console = CONSOLE.lock();
+    let mut screen = SCREEN.lock();
     match mapped {
         // SAFETY: the low megabyte is in the direct map; anything else was mapped just now, whole.
-        Some(base) => unsafe { console.screen.rebase(base) },
-        None => console.screen.detach(),
+        Some(base) => unsafe { screen.rebase(base) },
+        None => screen.detach(),
     }
 }
 
@@ -169,17 +171,21 @@ pub fn flush() {
 /// Makes the console usable for a panic: if its lock is not free within a moment, it is taken away from its holder,
 /// which has been stopped or is this processor itself.
 pub(crate) fn break_lock() {
-    for lock in [0, 1] {
-        let free = (0..100_000).any(|_| {
-            core::hint::spin_loop();
-            if lock == 0 { CONSOLE.try_lock().is_some() } else { COM2.try_lock().is_some() }
-        });
-        if !free {
-            // SAFETY: the holder never goes on (the other processors have been stopped by NMI, and this one panics),
-            // so no two guards are used at the same time. The state behind the lock is plain data without invariants
-            // that a half-written line could break.
-            unsafe { if lock == 0 { CONSOLE.force_unlock() } else { COM2.force_unlock() } }
-        }
+    break_one(&CONSOLE);
+    break_one(&SCREEN);
+    break_one(&COM2);
+}
+
+fn break_one<T>(lock: &Mutex<T>) {
+    let free = (0..100_000).any(|_| {
+        core::hint::spin_loop();
+        lock.try_lock().is_some()
+    });
+    if !free {
+        // SAFETY: the holder never goes on (the other processors have been stopped by NMI, and this one panics), so no
+        // two guards are used at the same time. The state behind the lock is plain data without invariants that a
+        // half-written line could break.
+        unsafe { lock.force_unlock() }
     }
 }
 

@@ -70,7 +70,8 @@ struct State {
     direct: RangeSet<MAX_RANGES>,
     /// Where device memory has been mapped already.
     mmio: RangeSet<32>,
-    tables: Option<PageTables>,
+    /// With root 0 until the final tables are active, which also keeps this static out of the image's file.
+    tables: PageTables,
     reserve: ArrayVec<u64, TABLE_RESERVE>,
     trampoline: u64,
     sealed: bool,
@@ -83,7 +84,7 @@ static STATE: Mutex<State> = Mutex::new(State {
     free: RangeSet::new(),
     direct: RangeSet::new(),
     mmio: RangeSet::new(),
-    tables: None,
+    tables: PageTables::new(0, false),
     reserve: ArrayVec::new_const(),
     trampoline: 0,
     sealed: false,
@@ -202,7 +203,7 @@ impl State {
             return None;
         }
         // Before the final tables are active, only the low 4 GiB can be touched.
-        let end = if self.tables.is_some() { DIRECT_MAP_SIZE } else { BOOT_MAPPED };
+        let end = if self.tables.root() != 0 { DIRECT_MAP_SIZE } else { BOOT_MAPPED };
         let start = self.free.take(size, align, PhysRange::new(LOW_MEMORY_END, end))?;
         self.own += size;
         Some(start)
@@ -218,10 +219,9 @@ impl State {
     }
 
     fn map(&mut self, address: u64, range: PhysRange, access: Access) -> Result<(), MapError> {
-        let mut tables = self.tables.take().ok_or(MapError::NoMemory)?;
-        let result = tables.map(address, range, access, &mut || self.table_frame());
-        self.tables = Some(tables);
-        result
+        // A second handle on the same tables, since the allocator borrows this object; the lock is held.
+        let mut tables = self.tables.clone();
+        tables.map(address, range, access, &mut || self.table_frame())
     }
 }
 
@@ -245,7 +245,7 @@ pub fn init(info: &BootInfo, limit: Option<u64>) -> Result<(), MemoryError> {
     for range in direct.as_slice() {
         tables.map(DIRECT_MAP_BASE + range.start, *range, Access::ReadWrite, &mut || state.table_frame())?;
     }
-    state.tables = Some(tables);
+    state.tables = tables;
     ROOT.store(root, Ordering::Relaxed);
     // SAFETY: the new tables map the image at the same addresses with the rights its sections need; the boot stack is
     // in the image's data; everything reached by physical address goes through the direct map, which is at the same

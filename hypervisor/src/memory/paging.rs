@@ -56,7 +56,8 @@ pub enum MapError {
     Occupied,
 }
 
-/// One address space.
+/// One address space: the root's address, while the tables themselves are in memory.
+#[derive(Clone)]
 pub struct PageTables {
     root: u64,
     gigabyte_pages: bool,
@@ -64,7 +65,7 @@ pub struct PageTables {
 
 impl PageTables {
     /// An empty one; `root` is the physical address of a zeroed frame that nothing else uses.
-    pub fn new(root: u64, gigabyte_pages: bool) -> Self {
+    pub const fn new(root: u64, gigabyte_pages: bool) -> Self {
         Self { root, gigabyte_pages }
     }
 
