@@ -9,6 +9,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
+use ebb_core::heap::PinnedFrame;
 use ebb_core::machine::{Machine, MachineAddress};
 use ebb_core::p2m::FrameKind;
 use ebb_core::{Domain, Hypervisor};
@@ -89,6 +90,10 @@ fn guest(world: &World, cpu: u16, d: &Dom, tlb: &mut (u64, HashMap<u64, Mfn>), r
             };
         }
         let word = world.hv.machine.word64(MachineAddress::in_frame(tlb.1[&gfn], 8));
+        if random.below(8) == 0 {
+            // A processor may take its time between translation and access.
+            std::thread::yield_now();
+        }
         let seen = word.swap(mark, Ordering::SeqCst);
         if seen != 0 && seen != mark {
             world.fail(format!("{} saw {seen:#x} at gfn {gfn:#x}", d.id));
@@ -132,6 +137,21 @@ fn operation(world: &World, cpu: u16, d: &Dom, vcpu_id: u32, random: &mut Random
     hypercall(hv, &vcpu(d, vcpu_id), number::MEMORY_OP, [u64::from(operation), argument, 0, 0, 0]);
 }
 
+/// A pinned frame is the domain's for as long as the pin lasts, whatever happens to its gfn.
+fn check_pinned(world: &World, cpu: u16, pin: PinnedFrame, random: &mut Random) {
+    let mark = 0xaa00_0000 + u64::from(cpu);
+    let word = world.hv.machine.word64(MachineAddress::in_frame(pin.mfn(), 16 + 8 * usize::from(cpu)));
+    word.store(mark, Ordering::SeqCst);
+    for _ in 0..random.below(30) {
+        std::thread::yield_now();
+    }
+    let seen = word.swap(0, Ordering::SeqCst);
+    if seen != mark {
+        world.fail(format!("CPU {cpu}: a pinned frame holds {seen:#x}"));
+    }
+    pin.release(&world.hv.heap);
+}
+
 fn cpu(world: &World, cpu: u16) {
     set_cpu(cpu);
     let d = &world.domains[usize::from(cpu) % 2];
@@ -145,13 +165,14 @@ fn cpu(world: &World, cpu: u16) {
         operation(world, cpu, d, u32::from(cpu) / 2, &mut random);
         match round % 8 {
             0 => {
-                world.hv.heap.scrub_some(&world.hv.machine, 64);
+                world.hv.heap.scrub_some(&world.hv.machine, 4);
             }
             1 => {
                 let pin = d.memory.pin(&world.hv, Gfn(FIRST + random.below(GFNS - FIRST)));
                 guest(world, cpu, d, &mut tlb, &mut random);
+                operation(world, cpu, d, u32::from(cpu) / 2, &mut random);
                 if let Ok(pin) = pin {
-                    pin.release(&world.hv.heap);
+                    check_pinned(world, cpu, pin, &mut random);
                 }
             }
             _ => {}
@@ -166,7 +187,7 @@ fn cpu(world: &World, cpu: u16) {
 #[test]
 fn no_frame_changes_hands_while_it_can_be_reached() {
     // The two domains together want more than there is.
-    let hv = hypervisor(CPUS, 4096);
+    let hv = hypervisor(CPUS, 3456);
     let domains = vec![domain(&hv, 1, 1536, 2), domain(&hv, 2, 1536, 2)];
     let world = Arc::new(World {
         hv,
