@@ -38,6 +38,12 @@ impl Book {
     }
 }
 
+impl Default for Book {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 type First<'a> = MutexGuard<'a, Book, { rank::EVENT }>;
 type Second<'a> = MutexGuard<'a, Book, { rank::EVENT_SECOND }>;
 

@@ -89,6 +89,12 @@ impl EventArray {
     }
 }
 
+impl Default for EventArray {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// A vCPU's queues.
 #[derive(Debug)]
 pub struct VcpuQueues {
@@ -126,6 +132,12 @@ impl VcpuQueues {
             0 => None,
             address => Some(MachineAddress(address)),
         }
+    }
+}
+
+impl Default for VcpuQueues {
+    fn default() -> Self {
+        Self::new()
     }
 }
 

@@ -123,8 +123,6 @@ fn switch_to_fifo<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>) {
         };
         let pending = two_level::is_pending(hv, domain, port);
         entry.saved_pending.store(pending, Ordering::SeqCst);
-        // Or it would be found set, and an event lost by it, should a reset lead back to this ABI.
-        two_level::clear_pending(hv, domain, port);
         entry.priority.store(FIFO_PRIORITY_DEFAULT as u8, Ordering::Relaxed);
     }
     events.uses_fifo.store(true, Ordering::SeqCst);
@@ -180,6 +178,7 @@ pub(super) fn back_to_two_level<M: Machine>(
     }
     events.gate.pause(&hv.machine);
     events.uses_fifo.store(false, Ordering::SeqCst);
+    two_level::forget(hv, domain);
     fifo::dismantle(domain, |frame| PinnedFrame::from_record(frame).release(&hv.heap));
     events.gate.resume();
     drop(book);

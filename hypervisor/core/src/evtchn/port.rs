@@ -154,6 +154,12 @@ impl PortTable {
     }
 }
 
+impl Default for PortTable {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 /// A boxed slice of `count` fresh values, or `ENOMEM`: a guest's wish may not end the hypervisor.
 fn fallible_box<T>(count: usize, make: impl Fn() -> T) -> Result<Box<[T]>, Errno> {
     let mut items = Vec::new();

@@ -107,13 +107,30 @@ fn select<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, port: Port, vcpu: 
     !already && mark_upcall(hv, vcpu)
 }
 
+/// Clears all pending bits and selectors, for a domain that comes back to this ABI with all ports closed: a bit left
+/// from before would be found set, and the next event not announced. The caller has shut the gate.
+pub fn forget<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>) {
+    for number in (0..limit(&domain.events)).step_by(32) {
+        if let Some((word, _)) = pending_bit(hv, &domain.events, Port(number)) {
+            word.store(0, Ordering::SeqCst);
+        }
+    }
+    for info in domain.vcpus.iter().filter_map(|vcpu| vcpu.events.info()) {
+        write_selector(hv, domain.events.is_narrow(), info, 0);
+    }
+}
+
 /// Marks every word selected, for a `vcpu_info` that has just been put in place.
 pub fn select_all<M: Machine>(hv: &Hypervisor<M>, narrow: bool, info: MachineAddress) {
+    write_selector(hv, narrow, info, u64::MAX);
+}
+
+fn write_selector<M: Machine>(hv: &Hypervisor<M>, narrow: bool, info: MachineAddress, value: u64) {
     if narrow {
         let selector = MachineAddress(info.0 + EVTCHN_PENDING_SEL_32 as u64);
-        hv.machine.word32(selector).store(u32::MAX, Ordering::SeqCst);
+        hv.machine.word32(selector).store(value as u32, Ordering::SeqCst);
     } else {
         let selector = MachineAddress(info.0 + vcpu_info_offset::EVTCHN_PENDING_SEL as u64);
-        hv.machine.word64(selector).store(u64::MAX, Ordering::SeqCst);
+        hv.machine.word64(selector).store(value, Ordering::SeqCst);
     }
 }
