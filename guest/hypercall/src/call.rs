@@ -138,11 +138,7 @@ pub unsafe fn raw(number: u32, args: [u64; 5]) -> i64 {
 }
 
 /// A call with a command and one structure, which holds no handle: only the structure itself is read and written.
-pub(crate) fn command<T: IntoBytes + FromBytes>(
-    number: u32,
-    command: u64,
-    argument: &mut T,
-) -> Result<i64, Errno> {
+pub(crate) fn command<T: IntoBytes + FromBytes>(number: u32, command: u64, argument: &mut T) -> Result<i64, Errno> {
     let address = core::ptr::from_mut(argument).addr() as u64;
     // The address is exposed so that the hypervisor's writes are ones the compiler knows of.
     let _ = core::ptr::from_mut(argument).expose_provenance();

@@ -98,10 +98,7 @@ mod tests {
             _ => result(0, 0, 0, 0),
         })
         .unwrap();
-        assert_eq!(
-            (found.base, found.msr, found.version),
-            (0x4000_0100, 0x4000_0200, 0x4_0011)
-        );
+        assert_eq!((found.base, found.msr, found.version), (0x4000_0100, 0x4000_0200, 0x4_0011));
         assert_eq!((found.vcpu, found.domid), (Some(3), None));
     }
 

@@ -7,49 +7,31 @@ use shared_abi::event_channel as abi;
 use shared_abi::hypercall::EVENT_CHANNEL_OP;
 use shared_abi::xen::{DomId, Errno, Gfn, Port, VcpuId, Virq};
 
-fn op<T: zerocopy::IntoBytes + zerocopy::FromBytes>(
-    operation: u32,
-    argument: &mut T,
-) -> Result<(), Errno> {
+fn op<T: zerocopy::IntoBytes + zerocopy::FromBytes>(operation: u32, argument: &mut T) -> Result<(), Errno> {
     command(EVENT_CHANNEL_OP, u64::from(operation), argument).map(drop)
 }
 
 /// Allocates a port of ours for `remote` to bind.
 pub fn alloc_unbound(remote: DomId) -> Result<Port, Errno> {
-    let mut argument = abi::AllocUnbound {
-        dom: DomId::SELF,
-        remote_dom: remote,
-        port: Port(0),
-    };
+    let mut argument = abi::AllocUnbound { dom: DomId::SELF, remote_dom: remote, port: Port(0) };
     op(abi::ALLOC_UNBOUND, &mut argument).map(|()| argument.port)
 }
 
 /// Connects to `port` of `remote`; our end.
 pub fn bind_interdomain(remote: DomId, port: Port) -> Result<Port, Errno> {
-    let mut argument = abi::BindInterdomain {
-        remote_dom: remote,
-        remote_port: port,
-        ..Default::default()
-    };
+    let mut argument = abi::BindInterdomain { remote_dom: remote, remote_port: port, ..Default::default() };
     op(abi::BIND_INTERDOMAIN, &mut argument).map(|()| argument.local_port)
 }
 
 /// Binds a virtual interrupt line of `vcpu`.
 pub fn bind_virq(virq: Virq, vcpu: VcpuId) -> Result<Port, Errno> {
-    let mut argument = abi::BindVirq {
-        virq,
-        vcpu,
-        port: Port(0),
-    };
+    let mut argument = abi::BindVirq { virq, vcpu, port: Port(0) };
     op(abi::BIND_VIRQ, &mut argument).map(|()| argument.port)
 }
 
 /// A port that signals `vcpu`.
 pub fn bind_ipi(vcpu: VcpuId) -> Result<Port, Errno> {
-    let mut argument = abi::BindIpi {
-        vcpu,
-        port: Port(0),
-    };
+    let mut argument = abi::BindIpi { vcpu, port: Port(0) };
     op(abi::BIND_IPI, &mut argument).map(|()| argument.port)
 }
 
@@ -75,11 +57,7 @@ pub fn unmask(port: Port) -> Result<(), Errno> {
 
 /// What a port of ours is bound to.
 pub fn status(port: Port) -> Result<abi::Status, Errno> {
-    let mut argument = abi::Status {
-        dom: DomId::SELF,
-        port,
-        ..Default::default()
-    };
+    let mut argument = abi::Status { dom: DomId::SELF, port, ..Default::default() };
     op(abi::STATUS, &mut argument).map(|()| argument)
 }
 
@@ -91,12 +69,7 @@ pub fn reset() -> Result<(), Errno> {
 /// Gives a vCPU its control block, at `offset` in page `gfn`; the first one switches the domain to the FIFO ABI.
 /// Returns the width of the link field. See [`crate::evtchn`] for the safe way: the page must stay for this.
 pub fn init_control(gfn: Gfn, offset: u32, vcpu: VcpuId) -> Result<u8, Errno> {
-    let mut argument = abi::InitControl {
-        control_gfn: gfn,
-        offset,
-        vcpu,
-        ..Default::default()
-    };
+    let mut argument = abi::InitControl { control_gfn: gfn, offset, vcpu, ..Default::default() };
     op(abi::INIT_CONTROL, &mut argument).map(|()| argument.link_bits)
 }
 

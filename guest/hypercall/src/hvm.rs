@@ -8,39 +8,20 @@ use shared_abi::xen::{DomId, Errno, VcpuId};
 
 /// Sets a parameter of our own (`HVM_PARAM_*`).
 pub fn set_param(index: u32, value: u64) -> Result<(), Errno> {
-    let mut argument = abi::Param {
-        domid: DomId::SELF,
-        pad: 0,
-        index,
-        value,
-    };
+    let mut argument = abi::Param { domid: DomId::SELF, pad: 0, index, value };
     command(HVM_OP, u64::from(abi::SET_PARAM), &mut argument).map(drop)
 }
 
 /// Reads a parameter of our own.
 pub fn get_param(index: u32) -> Result<u64, Errno> {
-    let mut argument = abi::Param {
-        domid: DomId::SELF,
-        pad: 0,
-        index,
-        value: 0,
-    };
+    let mut argument = abi::Param { domid: DomId::SELF, pad: 0, index, value: 0 };
     command(HVM_OP, u64::from(abi::GET_PARAM), &mut argument).map(|_| argument.value)
 }
 
 /// Delivers a vCPU's upcalls through its local APIC as `vector`, to be ended by an EOI.
 pub fn set_evtchn_upcall_vector(vcpu: VcpuId, vector: u8) -> Result<(), Errno> {
-    let mut argument = abi::EvtchnUpcallVector {
-        vcpu,
-        vector,
-        pad: [0; 3],
-    };
-    command(
-        HVM_OP,
-        u64::from(abi::SET_EVTCHN_UPCALL_VECTOR),
-        &mut argument,
-    )
-    .map(drop)
+    let mut argument = abi::EvtchnUpcallVector { vcpu, vector, pad: [0; 3] };
+    command(HVM_OP, u64::from(abi::SET_EVTCHN_UPCALL_VECTOR), &mut argument).map(drop)
 }
 
 /// The domain's time, ns.
@@ -58,11 +39,7 @@ pub fn flush_tlbs() -> Result<(), Errno> {
 /// Puts a record into the hypervisor's trace: `event` of 12 bits and at most 28 bytes (the rest is cut off).
 pub fn xentrace(event: u16, bytes: &[u8]) -> Result<(), Errno> {
     let length = bytes.len().min(abi::XENTRACE_EXTRA_BYTES);
-    let mut argument = abi::Xentrace {
-        event,
-        extra_bytes: length as u16,
-        ..Default::default()
-    };
+    let mut argument = abi::Xentrace { event, extra_bytes: length as u16, ..Default::default() };
     argument.extra[..length].copy_from_slice(&bytes[..length]);
     command(HVM_OP, u64::from(abi::XENTRACE), &mut argument).map(drop)
 }

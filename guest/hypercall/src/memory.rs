@@ -7,9 +7,9 @@
 use crate::call::{call, command};
 use shared_abi::hypercall::MEMORY_OP;
 use shared_abi::memory::{
-    ADD_TO_PHYSMAP, AddToPhysmap, CURRENT_RESERVATION, DECREASE_RESERVATION, E820Entry, EXCHANGE,
-    MAXIMUM_GPFN, MAXIMUM_RAM_PAGE, MAXIMUM_RESERVATION, MEMORY_MAP, MemoryDomain, MemoryExchange,
-    MemoryMap, MemoryReservation, POPULATE_PHYSMAP, REMOVE_FROM_PHYSMAP, RemoveFromPhysmap,
+    ADD_TO_PHYSMAP, AddToPhysmap, CURRENT_RESERVATION, DECREASE_RESERVATION, E820Entry, EXCHANGE, MAXIMUM_GPFN,
+    MAXIMUM_RAM_PAGE, MAXIMUM_RESERVATION, MEMORY_MAP, MemoryDomain, MemoryExchange, MemoryMap, MemoryReservation,
+    POPULATE_PHYSMAP, REMOVE_FROM_PHYSMAP, RemoveFromPhysmap,
 };
 use shared_abi::xen::{DomId, Errno, Gfn, GuestHandle};
 
@@ -58,12 +58,7 @@ pub fn maximum_ram_page() -> Result<u64, Errno> {
 /// # Safety
 /// The kernel uses none of these pages any more, and not until they are populated again.
 pub unsafe fn decrease_reservation(extents: &[Gfn], order: u32) -> Result<usize, Errno> {
-    command(
-        MEMORY_OP,
-        u64::from(DECREASE_RESERVATION),
-        &mut reservation(extents, order),
-    )
-    .map(|done| done as usize)
+    command(MEMORY_OP, u64::from(DECREASE_RESERVATION), &mut reservation(extents, order)).map(|done| done as usize)
 }
 
 /// Backs the extents of 2^`order` pages; how many of them, from the first, are there now.
@@ -72,24 +67,14 @@ pub unsafe fn decrease_reservation(extents: &[Gfn], order: u32) -> Result<usize,
 /// The extents are absent, or in use by nobody: what lies there is replaced. Two vCPUs do not populate the same extent.
 pub unsafe fn populate_physmap(extents: &[Gfn], order: u32) -> Result<usize, Errno> {
     // The call writes the frames back into the list for guests that translate for themselves; ours are left alone.
-    command(
-        MEMORY_OP,
-        u64::from(POPULATE_PHYSMAP),
-        &mut reservation(extents, order),
-    )
-    .map(|done| done as usize)
+    command(MEMORY_OP, u64::from(POPULATE_PHYSMAP), &mut reservation(extents, order)).map(|done| done as usize)
 }
 
 /// Gives `given` extents for `wanted` ones. The error, if any, and how many of the given extents were exchanged.
 ///
 /// # Safety
 /// As for [`decrease_reservation`] of `given` and [`populate_physmap`] of `wanted`.
-pub unsafe fn exchange(
-    given: &[Gfn],
-    given_order: u32,
-    wanted: &[Gfn],
-    wanted_order: u32,
-) -> (usize, Option<Errno>) {
+pub unsafe fn exchange(given: &[Gfn], given_order: u32, wanted: &[Gfn], wanted_order: u32) -> (usize, Option<Errno>) {
     let mut argument = MemoryExchange {
         in_: reservation(given, given_order),
         out: reservation(wanted, wanted_order),
@@ -104,13 +89,7 @@ pub unsafe fn exchange(
 /// # Safety
 /// Nothing of the kernel's lies at `gpfn`; what the page is says how it may be accessed (by atomics, as a rule).
 pub unsafe fn add_to_physmap(space: u32, idx: u64, gpfn: Gfn) -> Result<(), Errno> {
-    let mut argument = AddToPhysmap {
-        domid: DomId::SELF,
-        size: 0,
-        space,
-        idx,
-        gpfn,
-    };
+    let mut argument = AddToPhysmap { domid: DomId::SELF, size: 0, space, idx, gpfn };
     command(MEMORY_OP, u64::from(ADD_TO_PHYSMAP), &mut argument).map(drop)
 }
 
@@ -119,21 +98,14 @@ pub unsafe fn add_to_physmap(space: u32, idx: u64, gpfn: Gfn) -> Result<(), Errn
 /// # Safety
 /// The kernel uses the page no more.
 pub unsafe fn remove_from_physmap(gpfn: Gfn) -> Result<(), Errno> {
-    let mut argument = RemoveFromPhysmap {
-        domid: DomId::SELF,
-        gpfn,
-        ..Default::default()
-    };
+    let mut argument = RemoveFromPhysmap { domid: DomId::SELF, gpfn, ..Default::default() };
     command(MEMORY_OP, u64::from(REMOVE_FROM_PHYSMAP), &mut argument).map(drop)
 }
 
 /// Reads the domain's e820; how many entries there are in `buffer` now.
 pub fn memory_map(buffer: &mut [E820Entry]) -> Result<usize, Errno> {
-    let mut argument = MemoryMap {
-        nr_entries: buffer.len() as u32,
-        pad: 0,
-        buffer: GuestHandle::new(address(buffer.as_mut_ptr())),
-    };
+    let mut argument =
+        MemoryMap { nr_entries: buffer.len() as u32, pad: 0, buffer: GuestHandle::new(address(buffer.as_mut_ptr())) };
     command(MEMORY_OP, u64::from(MEMORY_MAP), &mut argument)?;
     Ok((argument.nr_entries as usize).min(buffer.len()))
 }

@@ -81,11 +81,7 @@ mod tests {
 
     #[test]
     fn scales_both_ways() {
-        assert_eq!(
-            now(&clock(2, 1 << 31, 1), || 3000),
-            2500,
-            "1 GHz as half of twice"
-        );
+        assert_eq!(now(&clock(2, 1 << 31, 1), || 3000), 2500, "1 GHz as half of twice");
         assert_eq!(now(&clock(2, 1 << 31, -1), || 3000), 1000);
         assert_eq!(scale(u64::MAX, u32::MAX, 127), 0);
         assert_eq!(tsc_khz(&clock(2, 1 << 31, 1)), 1_000_000);

@@ -33,20 +33,13 @@ pub fn poll(ports: &[Port], timeout: u64) -> Result<(), Errno> {
 
 /// Ends the domain for `reason` (`SHUTDOWN_*`). Returns only if the hypervisor refuses.
 pub fn shutdown(reason: u32) -> Result<(), Errno> {
-    command(
-        SCHED_OP,
-        u64::from(abi::SHUTDOWN),
-        &mut abi::Shutdown { reason },
-    )
-    .map(drop)
+    command(SCHED_OP, u64::from(abi::SHUTDOWN), &mut abi::Shutdown { reason }).map(drop)
 }
 
 /// Sets (`id` 0: a new one, whose number is returned), restarts or stops (`timeout` 0) a watchdog; seconds.
 pub fn watchdog(id: u32, timeout: u32) -> Result<u32, Errno> {
-    command(
-        SCHED_OP,
-        u64::from(abi::WATCHDOG),
-        &mut abi::Watchdog { id, timeout },
-    )
-    .map(|id| id as u32)
+    let mut argument = abi::Watchdog { id, timeout };
+    let result = command(SCHED_OP, u64::from(abi::WATCHDOG), &mut argument)?;
+    // Xen's error for "no more of them" loses its upper half on the way: the lower half tells.
+    Errno::from_return(i64::from(result as i32)).map(|id| id as u32)
 }

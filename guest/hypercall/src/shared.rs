@@ -122,8 +122,7 @@ impl<T: Sync> Slot<T> {
 
     /// Fills the place.
     pub fn set(&self, value: &'static T) {
-        self.0
-            .store(core::ptr::from_ref(value).cast_mut(), Ordering::Release);
+        self.0.store(core::ptr::from_ref(value).cast_mut(), Ordering::Release);
     }
 }
 
@@ -136,9 +135,7 @@ impl<T: Sync> Default for Slot<T> {
 const _: () = {
     assert!(size_of::<TimeInfo>() == size_of::<abi::VcpuTimeInfo>());
     assert!(offset_of!(TimeInfo, system_time) == offset_of!(abi::VcpuTimeInfo, system_time));
-    assert!(
-        offset_of!(TimeInfo, tsc_to_system_mul) == offset_of!(abi::VcpuTimeInfo, tsc_to_system_mul)
-    );
+    assert!(offset_of!(TimeInfo, tsc_to_system_mul) == offset_of!(abi::VcpuTimeInfo, tsc_to_system_mul));
     assert!(offset_of!(TimeInfo, tsc_shift) == offset_of!(abi::VcpuTimeInfo, tsc_shift));
     assert!(offset_of!(TimeInfo, flags) == offset_of!(abi::VcpuTimeInfo, flags));
     assert!(size_of::<VcpuInfo>() == size_of::<abi::VcpuInfo>());

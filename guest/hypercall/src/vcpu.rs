@@ -16,12 +16,7 @@ fn with<T>(operation: u32, vcpu: VcpuId, argument: &mut T) -> Result<i64, Errno>
     let address = core::ptr::from_mut(argument).expose_provenance() as u64;
     // SAFETY: the operations passed here read or fill `argument`, which is exclusively borrowed, and the structures
     // admit any bit pattern. What an area registered by it is used for is the caller's contract.
-    unsafe {
-        call(
-            VCPU_OP,
-            [u64::from(operation), u64::from(vcpu.0), address, 0, 0],
-        )
-    }
+    unsafe { call(VCPU_OP, [u64::from(operation), u64::from(vcpu.0), address, 0, 0]) }
 }
 
 /// Sets the registers with which a vCPU will start.
@@ -77,22 +72,13 @@ pub unsafe fn register_time_area(vcpu: VcpuId, address: u64) -> Result<(), Errno
 /// # Safety
 /// The place is a `vcpu_info` ([`crate::shared::VcpuInfo`]) that is never used for anything else again.
 pub unsafe fn register_vcpu_info(vcpu: VcpuId, gfn: Gfn, offset: u32) -> Result<(), Errno> {
-    let mut argument = abi::RegisterVcpuInfo {
-        mfn: gfn,
-        offset,
-        rsvd: 0,
-    };
+    let mut argument = abi::RegisterVcpuInfo { mfn: gfn, offset, rsvd: 0 };
     with(abi::REGISTER_VCPU_INFO, vcpu, &mut argument).map(drop)
 }
 
 /// A periodic timer with the given period, ns.
 pub fn set_periodic_timer(vcpu: VcpuId, period_ns: u64) -> Result<(), Errno> {
-    with(
-        abi::SET_PERIODIC_TIMER,
-        vcpu,
-        &mut abi::SetPeriodicTimer { period_ns },
-    )
-    .map(drop)
+    with(abi::SET_PERIODIC_TIMER, vcpu, &mut abi::SetPeriodicTimer { period_ns }).map(drop)
 }
 
 /// Stops the periodic timer.

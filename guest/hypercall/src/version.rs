@@ -10,8 +10,7 @@ use shared_abi::xen::{DomainHandle, Errno};
 /// The version: major in bits 16 up, minor below. The cheapest hypercall there is.
 pub fn version() -> Result<u32, Errno> {
     // SAFETY: the operation has no argument.
-    unsafe { call(XEN_VERSION, [u64::from(abi::VERSION), 0, 0, 0, 0]) }
-        .map(|version| version as u32)
+    unsafe { call(XEN_VERSION, [u64::from(abi::VERSION), 0, 0, 0, 0]) }.map(|version| version as u32)
 }
 
 /// The page size, bytes.
@@ -44,10 +43,7 @@ pub fn compile_info(info: &mut abi::CompileInfo) -> Result<(), Errno> {
 
 /// Features of submap `index`.
 pub fn features(index: u32) -> Result<Features, Errno> {
-    let mut info = abi::FeatureInfo {
-        submap_idx: index,
-        submap: 0,
-    };
+    let mut info = abi::FeatureInfo { submap_idx: index, submap: 0 };
     command(XEN_VERSION, u64::from(abi::GET_FEATURES), &mut info)?;
     Ok(Features::from_bits_retain(info.submap))
 }

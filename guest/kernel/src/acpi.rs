@@ -27,9 +27,7 @@ fn byte(address: u64) -> u8 {
 }
 
 fn number(address: u64, bytes: u64) -> u64 {
-    (0..bytes).rev().fold(0, |value, offset| {
-        value << 8 | u64::from(byte(address + offset))
-    })
+    (0..bytes).rev().fold(0, |value, offset| value << 8 | u64::from(byte(address + offset)))
 }
 
 /// Maps a table and checks it; its length.
@@ -40,13 +38,8 @@ fn table(address: u64) -> Result<u64, &'static str> {
         return Err("an ACPI table has a strange length");
     }
     paging::map_firmware(address, u64::from(length))?;
-    let sum =
-        (0..u64::from(length)).fold(0u8, |sum, offset| sum.wrapping_add(byte(address + offset)));
-    if sum == 0 {
-        Ok(u64::from(length))
-    } else {
-        Err("an ACPI table's checksum is wrong")
-    }
+    let sum = (0..u64::from(length)).fold(0u8, |sum, offset| sum.wrapping_add(byte(address + offset)));
+    if sum == 0 { Ok(u64::from(length)) } else { Err("an ACPI table's checksum is wrong") }
 }
 
 /// The address of the MADT.

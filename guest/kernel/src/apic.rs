@@ -31,8 +31,6 @@ pub mod register {
     pub const ISR: u32 = 0x10;
     /// First of the request words.
     pub const IRR: u32 = 0x20;
-    /// Error status.
-    pub const ESR: u32 = 0x28;
     /// Interrupt command (64 bits in x2APIC).
     pub const ICR: u32 = 0x30;
     /// Interrupt command, high half (xAPIC only).
@@ -87,13 +85,9 @@ pub fn init_cpu() -> Result<(), &'static str> {
     let wanted = base | BASE_ENABLED | if is_x2apic() { BASE_X2APIC } else { 0 };
     if wanted != base {
         // SAFETY: enabling the local APIC in the chosen mode.
-        unsafe { fixup::wrmsr(MSR_APIC_BASE, wanted) }
-            .map_err(|_| "the local APIC's mode is refused")?;
+        unsafe { fixup::wrmsr(MSR_APIC_BASE, wanted) }.map_err(|_| "the local APIC's mode is refused")?;
     }
-    write(
-        register::SVR,
-        SVR_ENABLE | u32::from(crate::interrupt::SPURIOUS_VECTOR),
-    );
+    write(register::SVR, SVR_ENABLE | u32::from(crate::interrupt::SPURIOUS_VECTOR));
     write(register::TPR, 0);
     Ok(())
 }
@@ -105,10 +99,7 @@ pub fn read(register: u32) -> u32 {
         return unsafe { cpu::rdmsr(MSR_X2APIC + register) } as u32;
     }
     // SAFETY: mapped by `choose`.
-    unsafe {
-        core::ptr::with_exposed_provenance::<u32>((PAGE + u64::from(register) * 16) as usize)
-            .read_volatile()
-    }
+    unsafe { core::ptr::with_exposed_provenance::<u32>((PAGE + u64::from(register) * 16) as usize).read_volatile() }
 }
 
 /// Writes a register.
@@ -118,8 +109,7 @@ pub fn write(register: u32, value: u32) {
         unsafe { cpu::wrmsr(MSR_X2APIC + register, value.into()) };
         return;
     }
-    let place =
-        core::ptr::with_exposed_provenance_mut::<u32>((PAGE + u64::from(register) * 16) as usize);
+    let place = core::ptr::with_exposed_provenance_mut::<u32>((PAGE + u64::from(register) * 16) as usize);
     // SAFETY: mapped by `choose`.
     unsafe { place.write_volatile(value) };
 }
@@ -140,12 +130,7 @@ pub fn send(destination: u32, command: u32) {
     let interrupts = cpu::interrupts_off();
     if is_x2apic() {
         // SAFETY: what the other vCPU does with it is what the caller wants.
-        unsafe {
-            cpu::wrmsr(
-                MSR_X2APIC + register::ICR,
-                u64::from(destination) << 32 | u64::from(command),
-            )
-        };
+        unsafe { cpu::wrmsr(MSR_X2APIC + register::ICR, u64::from(destination) << 32 | u64::from(command)) };
     } else {
         write(register::ICR_HIGH, destination << 24);
         write(register::ICR, command);

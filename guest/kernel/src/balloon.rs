@@ -8,10 +8,7 @@ use crate::thread::{self, ThreadId};
 use crate::{clock, page, start_info, trace};
 use alloc::vec;
 use core::sync::atomic::{AtomicU64, Ordering};
-use ebb_balloon::{
-    Backing, Balloon, Batch, Extent, Host, Next, Outcome, PageSource, Presence, Region, Stats,
-    Tuning,
-};
+use ebb_balloon::{Backing, Balloon, Batch, Extent, Host, Next, Outcome, PageSource, Presence, Region, Stats, Tuning};
 use ebb_guest_hypercall::{Errno, Gfn, memory};
 use ebb_guest_logic::frames::BLOCK_PAGES;
 use shared_abi::guest_event::BalloonStatus;
@@ -67,13 +64,7 @@ impl Host for Calls {
         outcome(unsafe { memory::populate_physmap(extents, order) })
     }
 
-    fn exchange(
-        &mut self,
-        given: &[Gfn],
-        given_order: u32,
-        wanted: &[Gfn],
-        wanted_order: u32,
-    ) -> Outcome {
+    fn exchange(&mut self, given: &[Gfn], given_order: u32, wanted: &[Gfn], wanted_order: u32) -> Outcome {
         // SAFETY: as above: the given extents are the allocator's former ones, the wanted ones lie at the same place.
         let (done, refused) = unsafe { memory::exchange(given, given_order, wanted, wanted_order) };
         Outcome { done, refused }
@@ -108,11 +99,7 @@ pub fn start() -> Result<(), &'static str> {
     }
     if !layout.growth.is_empty() {
         balloon
-            .add_ram(
-                Gfn(layout.growth.start),
-                layout.growth.len(),
-                Presence::Absent,
-            )
+            .add_ram(Gfn(layout.growth.start), layout.growth.len(), Presence::Absent)
             .map_err(|_| "the balloon does not take the room to grow")?;
     }
     *BALLOON.lock() = Some(balloon);
@@ -122,12 +109,7 @@ pub fn start() -> Result<(), &'static str> {
 }
 
 fn with<R>(work: impl FnOnce(&mut Balloon<'static>) -> R) -> R {
-    work(
-        BALLOON
-            .lock()
-            .as_mut()
-            .expect("the balloon is started first"),
-    )
+    work(BALLOON.lock().as_mut().expect("the balloon is started first"))
 }
 
 /// The balloon's thread.
@@ -163,12 +145,6 @@ pub fn set_target(pages: u64) -> u64 {
         wake();
     }
     accepted
-}
-
-/// Tries again at once.
-pub fn retry_now() {
-    with(|balloon| balloon.retry_now());
-    wake();
 }
 
 fn wake() {

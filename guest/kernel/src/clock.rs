@@ -17,10 +17,7 @@ pub fn tsc_khz() -> u64 {
 pub fn wall() -> (u64, u32) {
     let (seconds, nanoseconds) = pvclock::wall_clock(xen::shared_info());
     let total = u64::from(nanoseconds) + now();
-    (
-        seconds + total / 1_000_000_000,
-        (total % 1_000_000_000) as u32,
-    )
+    (seconds + total / 1_000_000_000, (total % 1_000_000_000) as u32)
 }
 
 /// Spins for `ns`, without sleeping.

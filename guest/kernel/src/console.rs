@@ -16,10 +16,7 @@ struct Line {
     length: usize,
 }
 
-static LINE: IrqLock<Line> = IrqLock::new(Line {
-    bytes: [0; CHUNK],
-    length: 0,
-});
+static LINE: IrqLock<Line> = IrqLock::new(Line { bytes: [0; CHUNK], length: 0 });
 
 impl Line {
     fn flush(&mut self) {

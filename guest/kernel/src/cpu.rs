@@ -17,14 +17,6 @@ pub fn interrupts_off() -> bool {
     flags & FLAG_IF != 0
 }
 
-/// Are interrupts on?
-pub fn interrupts_are_on() -> bool {
-    let flags: u64;
-    // SAFETY: reads RFLAGS.
-    unsafe { asm!("pushfq", "pop {flags}", flags = out(reg) flags) };
-    flags & FLAG_IF != 0
-}
-
 /// Switches interrupts on. Handlers only touch data whose locks switch interrupts off.
 pub fn interrupts_on() {
     // SAFETY: the interrupt table is loaded before the first call (`interrupt::init_cpu`).
@@ -58,9 +50,7 @@ pub fn rdtsc() -> u64 {
 pub unsafe fn rdmsr(number: u32) -> u64 {
     let (low, high): (u32, u32);
     // SAFETY: exists by the contract.
-    unsafe {
-        asm!("rdmsr", in("ecx") number, out("eax") low, out("edx") high, options(nomem, nostack))
-    };
+    unsafe { asm!("rdmsr", in("ecx") number, out("eax") low, out("edx") high, options(nomem, nostack)) };
     u64::from(high) << 32 | u64::from(low)
 }
 
@@ -121,17 +111,6 @@ pub fn invlpg(address: u64) {
 pub unsafe fn outb(port: u16, value: u8) {
     // SAFETY: by the contract.
     unsafe { asm!("out dx, al", in("dx") port, in("al") value, options(nomem, nostack)) };
-}
-
-/// Reads a byte from a port; an absent device gives 0xff.
-///
-/// # Safety
-/// Reading has no effect on the device that the kernel relies on.
-pub unsafe fn inb(port: u16) -> u8 {
-    let value;
-    // SAFETY: by the contract.
-    unsafe { asm!("in al, dx", in("dx") port, out("al") value, options(nomem, nostack)) };
-    value
 }
 
 /// The frame pointer of the calling function.

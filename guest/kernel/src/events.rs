@@ -113,21 +113,15 @@ pub fn init() -> Result<(), &'static str> {
     let two_level = TwoLevel::new(&shared.evtchn_pending, &shared.evtchn_mask);
     two_level.mask_all();
     let wants_fifo = start_info::args().get("evtchn") != Some("2l");
-    let channels = if wants_fifo && add_control(0).is_ok() {
-        Channels::Fifo(&FIFO)
-    } else {
-        Channels::TwoLevel(two_level)
-    };
+    let channels =
+        if wants_fifo && add_control(0).is_ok() { Channels::Fifo(&FIFO) } else { Channels::TwoLevel(two_level) };
     CHANNELS.call_once(|| channels);
     let wants_apic = start_info::args().get("upcall") != Some("via");
     if xen::hypervisor().features & FEATURE_UPCALL_VECTOR != 0 && wants_apic {
         BY_APIC.store(true, Ordering::Relaxed);
     } else {
-        hvm::set_param(
-            CALLBACK_IRQ,
-            CallbackVia::Vector(interrupt::UPCALL_VECTOR).to_param(),
-        )
-        .map_err(|_| "the callback vector is refused")?;
+        hvm::set_param(CALLBACK_IRQ, CallbackVia::Vector(interrupt::UPCALL_VECTOR).to_param())
+            .map_err(|_| "the callback vector is refused")?;
     }
     bind_own_ports(0)
 }
@@ -152,8 +146,7 @@ pub fn init_cpu() -> Result<(), &'static str> {
 fn register_info(id: usize) -> Result<(), &'static str> {
     let (gfn, offset) = place_of(&INFO[id]);
     // SAFETY: the place is a static that is used as this vCPU's `vcpu_info` only.
-    unsafe { vcpu::register_vcpu_info(VcpuId(id as u32), gfn, offset) }
-        .map_err(|_| "a vcpu_info is refused")
+    unsafe { vcpu::register_vcpu_info(VcpuId(id as u32), gfn, offset) }.map_err(|_| "a vcpu_info is refused")
 }
 
 fn add_control(id: usize) -> Result<(), Errno> {
@@ -166,8 +159,7 @@ fn add_control(id: usize) -> Result<(), Errno> {
 fn bind_own_ports(id: usize) -> Result<(), &'static str> {
     let own = percpu::of(id).ok_or("too many vCPUs")?;
     let vcpu = VcpuId(id as u32);
-    let timer =
-        event_channel::bind_virq(Virq::TIMER, vcpu).map_err(|_| "VIRQ_TIMER cannot be bound")?;
+    let timer = event_channel::bind_virq(Virq::TIMER, vcpu).map_err(|_| "VIRQ_TIMER cannot be bound")?;
     adopt(timer, KIND_TIMER)?;
     own.timer_port.store(timer.0, Ordering::Relaxed);
     let kick = event_channel::bind_ipi(vcpu).map_err(|_| "an IPI port cannot be bound")?;
@@ -194,9 +186,7 @@ fn adopt(port: Port, token: u64) -> Result<(), &'static str> {
     if !BINDINGS.bind(port, token) {
         return Err("the port is bound already, or too large");
     }
-    channels()
-        .unmask(port)
-        .map_err(|_| "a port cannot be unmasked")
+    channels().unmask(port).map_err(|_| "a port cannot be unmasked")
 }
 
 /// The upcall: hands all pending events of this vCPU to those who wait for them. Interrupts are off.
@@ -258,12 +248,7 @@ impl EventPort {
     pub fn new(port: Port) -> Result<Self, &'static str> {
         let signal = SIGNALS
             .iter()
-            .position(|signal| {
-                signal
-                    .used
-                    .compare_exchange(false, true, Ordering::SeqCst, Ordering::SeqCst)
-                    .is_ok()
-            })
+            .position(|signal| signal.used.compare_exchange(false, true, Ordering::SeqCst, Ordering::SeqCst).is_ok())
             .ok_or("too many ports are waited on")?;
         SIGNALS[signal].count.store(0, Ordering::SeqCst);
         SIGNALS[signal].waiter.store(0, Ordering::SeqCst);
@@ -300,9 +285,7 @@ impl EventPort {
     pub fn wait(&self, count: u64, timeout_ns: u64) -> bool {
         let signal = &SIGNALS[self.signal];
         let deadline = clock::now().saturating_add(timeout_ns);
-        signal
-            .waiter
-            .store(thread::current().to_bits(), Ordering::SeqCst);
+        signal.waiter.store(thread::current().to_bits(), Ordering::SeqCst);
         while self.count() < count && clock::now() < deadline {
             thread::park_until(deadline);
         }

@@ -58,14 +58,7 @@ macro_rules! guarded {
 }
 
 fn outcome<T>(faulted: u32, value: T, vector: u64, error: u64) -> Result<T, Fault> {
-    if faulted == 0 {
-        Ok(value)
-    } else {
-        Err(Fault {
-            vector: vector as u8,
-            error,
-        })
-    }
+    if faulted == 0 { Ok(value) } else { Err(Fault { vector: vector as u8, error }) }
 }
 
 /// Reads an MSR that may not exist.
@@ -101,17 +94,6 @@ pub fn read(address: u64) -> Result<u64, Fault> {
             out("rax") value, out("rdx") error);
     }
     outcome(faulted, value, value, error)
-}
-
-/// Reads 4 bytes from device memory.
-pub fn read32(address: u64) -> Result<u32, Fault> {
-    let (faulted, value, error): (u32, u64, u64);
-    // SAFETY: as for `read`.
-    unsafe {
-        guarded!("mov eax, [{address}]"; faulted = out(reg) faulted, address = in(reg) address,
-            out("rax") value, out("rdx") error);
-    }
-    outcome(faulted, value as u32, value, error)
 }
 
 /// Writes 8 bytes to an address that may not be mapped.

@@ -27,11 +27,7 @@ static HEAP: Heap = Heap(IrqLock::new(Holder(Talc::new(Manual))));
 fn grow(talc: &mut Talc<Manual, DefaultBinning>, layout: Layout) -> bool {
     // Room for the request, its alignment and talc's own records.
     let bytes = layout.size() as u64 + layout.align() as u64 + 2 * PAGE_SIZE;
-    let order = bytes
-        .div_ceil(PAGE_SIZE)
-        .next_power_of_two()
-        .ilog2()
-        .max(GROWTH_ORDER);
+    let order = bytes.div_ceil(PAGE_SIZE).next_power_of_two().ilog2().max(GROWTH_ORDER);
     if order > BLOCK_ORDER {
         return false;
     }
@@ -55,8 +51,7 @@ unsafe impl GlobalAlloc for Heap {
             return core::ptr::null_mut();
         }
         // SAFETY: as above.
-        unsafe { holder.0.try_allocate(layout) }
-            .map_or(core::ptr::null_mut(), |place| place.as_ptr())
+        unsafe { holder.0.try_allocate(layout) }.map_or(core::ptr::null_mut(), |place| place.as_ptr())
     }
 
     unsafe fn dealloc(&self, place: *mut u8, layout: Layout) {

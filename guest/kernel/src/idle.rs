@@ -62,11 +62,7 @@ pub fn by_block() -> bool {
 
 /// The name of the way.
 pub fn way() -> &'static str {
-    if by_block() {
-        "SCHEDOP_block"
-    } else {
-        "HLT"
-    }
+    if by_block() { "SCHEDOP_block" } else { "HLT" }
 }
 
 /// Sleeps until an interrupt. Called with interrupts off; returns with interrupts on.
@@ -76,11 +72,7 @@ pub fn wait() {
         return;
     }
     type Block = unsafe extern "C" fn();
-    let block: Block = if ebb_guest_hypercall::cpuid::is_amd() {
-        idle_block_amd
-    } else {
-        idle_block_intel
-    };
+    let block: Block = if ebb_guest_hypercall::cpuid::is_amd() { idle_block_amd } else { idle_block_intel };
     // SAFETY: the hypercall has no argument; all registers it may destroy are ones that a C call may destroy too.
     unsafe { block() };
 }
@@ -89,14 +81,8 @@ pub fn wait() {
 pub fn leave(frame: &mut Frame) {
     let place = |symbol: *const u8| symbol.addr() as u64;
     for (start, end) in [
-        (
-            &raw const idle_block_start_intel,
-            &raw const idle_block_end_intel,
-        ),
-        (
-            &raw const idle_block_start_amd,
-            &raw const idle_block_end_amd,
-        ),
+        (&raw const idle_block_start_intel, &raw const idle_block_end_intel),
+        (&raw const idle_block_start_amd, &raw const idle_block_end_amd),
     ] {
         if (place(start)..place(end)).contains(&frame.rip) {
             frame.rip = place(end);

@@ -138,11 +138,7 @@ pub fn init_table() {
             2 | 18 => 2,
             _ => 0,
         };
-        gate.low = entry & 0xFFFF
-            | u64::from(CODE) << 16
-            | stack << 32
-            | 0x8E << 40
-            | (entry >> 16 & 0xFFFF) << 48;
+        gate.low = entry & 0xFFFF | u64::from(CODE) << 16 | stack << 32 | 0x8E << 40 | (entry >> 16 & 0xFFFF) << 48;
         gate.high = entry >> 32;
     }
 }
@@ -175,14 +171,8 @@ pub fn init_cpu(id: usize) -> Result<(), &'static str> {
 /// # Safety
 /// The tables are filled and stay.
 unsafe fn load(tables: &'static Tables) {
-    let gdt = Pointer {
-        limit: 39,
-        base: tables.gdt.get().addr() as u64,
-    };
-    let idt = Pointer {
-        limit: 4095,
-        base: IDT.0.get().addr() as u64,
-    };
+    let gdt = Pointer { limit: 39, base: tables.gdt.get().addr() as u64 };
+    let idt = Pointer { limit: 4095, base: IDT.0.get().addr() as u64 };
     // SAFETY: the code segment's descriptor is where the loaded one was and equal to it; data segments are reloaded
     // (not GS, whose base is in use); the TSS is this vCPU's and not busy.
     unsafe {

@@ -26,40 +26,23 @@ pub struct Guard<'a, T> {
 impl<T> IrqLock<T> {
     /// A free lock around `value`.
     pub const fn new(value: T) -> Self {
-        Self {
-            held: AtomicBool::new(false),
-            value: UnsafeCell::new(value),
-        }
+        Self { held: AtomicBool::new(false), value: UnsafeCell::new(value) }
     }
 
     /// Waits for the lock.
     pub fn lock(&self) -> Guard<'_, T> {
         let interrupts = cpu::interrupts_off();
-        while self
-            .held
-            .compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed)
-            .is_err()
-        {
+        while self.held.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
             core::hint::spin_loop();
         }
-        Guard {
-            lock: self,
-            interrupts,
-        }
+        Guard { lock: self, interrupts }
     }
 
     /// Takes the lock if it is free.
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
         let interrupts = cpu::interrupts_off();
-        if self
-            .held
-            .compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed)
-            .is_ok()
-        {
-            return Some(Guard {
-                lock: self,
-                interrupts,
-            });
+        if self.held.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+            return Some(Guard { lock: self, interrupts });
         }
         if interrupts {
             cpu::interrupts_on();

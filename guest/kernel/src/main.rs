@@ -15,6 +15,7 @@ mod bench;
 mod clock;
 mod console;
 mod cpu;
+mod event_loop;
 mod events;
 mod fixup;
 mod heap;
@@ -41,9 +42,7 @@ extern "C" fn kernel_main(start_info_address: u32) -> ! {
     if let Err(why) = start(u64::from(start_info_address)) {
         panic!("cannot start: {why}");
     }
-    percpu::own()
-        .online
-        .store(true, core::sync::atomic::Ordering::Release);
+    percpu::own().online.store(true, core::sync::atomic::Ordering::Release);
     let spawned = thread::spawn("main", None, program::main);
     if let Err(why) = spawned {
         panic!("cannot start: {why}");

@@ -62,18 +62,10 @@ pub fn layout() -> &'static Layout {
 /// Runs while the early identity map (4 GiB) is in place: the allocator's records lie below.
 pub fn init(info: &StartInfo, room: u64) -> Result<(), &'static str> {
     let mut ram = RamRanges::new();
-    for entry in info
-        .memory_map
-        .iter()
-        .filter(|entry| entry.kind == MEMMAP_TYPE_RAM)
-    {
+    for entry in info.memory_map.iter().filter(|entry| entry.kind == MEMMAP_TYPE_RAM) {
         ram.insert(entry.pages_inside());
     }
-    for entry in info
-        .memory_map
-        .iter()
-        .filter(|entry| entry.kind != MEMMAP_TYPE_RAM)
-    {
+    for entry in info.memory_map.iter().filter(|entry| entry.kind != MEMMAP_TYPE_RAM) {
         ram.remove(entry.pages_touched());
     }
     let mut managed = ram.clone();
@@ -89,29 +81,17 @@ pub fn init(info: &StartInfo, room: u64) -> Result<(), &'static str> {
     let mut frames = Frames::new(blocks);
     for range in managed.iter() {
         // What the early map does not reach comes with `open_high`.
-        frames
-            .give_range(range.start, range.end.min(EARLY_END))
-            .map_err(|_| "the memory map overlaps itself")?;
+        frames.give_range(range.start, range.end.min(EARLY_END)).map_err(|_| "the memory map overlaps itself")?;
     }
     *FRAMES.lock() = Some(frames);
     let trampoline = (1..0x9f).rev().find(|page| ram.contains(*page));
-    LAYOUT.call_once(|| Layout {
-        ram,
-        managed,
-        trampoline,
-        growth,
-        end,
-    });
+    LAYOUT.call_once(|| Layout { ram, managed, trampoline, growth, end });
     Ok(())
 }
 
 /// Hands the allocator the memory above 4 GiB, once it is mapped.
 pub fn open_high() {
-    for range in layout()
-        .managed
-        .iter()
-        .filter(|range| range.end > EARLY_END)
-    {
+    for range in layout().managed.iter().filter(|range| range.end > EARLY_END) {
         let given = with(|frames| frames.give_range(range.start.max(EARLY_END), range.end));
         assert!(given.is_ok(), "the memory map overlaps itself");
     }
@@ -119,12 +99,7 @@ pub fn open_high() {
 
 /// Address space for the memory that the domain may get beyond its memory map: above all of it, 2 MiB aligned.
 fn growth(info: &StartInfo, ram: &RamRanges, room: u64) -> Range {
-    let top = info
-        .memory_map
-        .iter()
-        .map(|entry| entry.pages_touched().end)
-        .max()
-        .unwrap_or(0);
+    let top = info.memory_map.iter().map(|entry| entry.pages_touched().end).max().unwrap_or(0);
     let below_devices = ram.end().next_multiple_of(BLOCK_PAGES);
     // Right above RAM when nothing of the map lies there, otherwise above everything.
     // Xen gives its first domain no limit worth the name.
@@ -141,28 +116,18 @@ fn growth(info: &StartInfo, ram: &RamRanges, room: u64) -> Range {
     } else {
         top.max(1 << 20).next_multiple_of(BLOCK_PAGES)
     };
-    Range {
-        start,
-        end: start + wanted,
-    }
+    Range { start, end: start + wanted }
 }
 
 /// Takes room for `count` block records out of the usable memory, below 4 GiB.
-fn place_records(
-    managed: &mut RamRanges,
-    count: u64,
-) -> Result<&'static mut [Block], &'static str> {
+fn place_records(managed: &mut RamRanges, count: u64) -> Result<&'static mut [Block], &'static str> {
     let pages = (count * size_of::<Block>() as u64).div_ceil(PAGE_SIZE);
     let place = managed
         .iter()
         .find(|range| range.len() >= pages && range.start + pages <= EARLY_END)
         .ok_or("no memory for the allocator's records")?;
-    managed.remove(Range {
-        start: place.start,
-        end: place.start + pages,
-    });
-    let first: *mut Block =
-        core::ptr::with_exposed_provenance_mut((place.start * PAGE_SIZE) as usize);
+    managed.remove(Range { start: place.start, end: place.start + pages });
+    let first: *mut Block = core::ptr::with_exposed_provenance_mut((place.start * PAGE_SIZE) as usize);
     // SAFETY: the pages are RAM, mapped, and now removed from what is managed, so they are this slice's alone. The
     // records are written before the slice is made.
     unsafe {
@@ -185,11 +150,7 @@ pub fn take(order: u32) -> Option<u64> {
 
 /// As [`take`], but leaves at least `reserve` pages free.
 pub fn take_sparing(order: u32, reserve: u64) -> Option<u64> {
-    with(|frames| {
-        (frames.free_pages() >= reserve + (1 << order))
-            .then(|| frames.take(order))
-            .flatten()
-    })
+    with(|frames| (frames.free_pages() >= reserve + (1 << order)).then(|| frames.take(order)).flatten())
 }
 
 /// Takes exactly these pages if all are free.

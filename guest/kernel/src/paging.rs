@@ -39,10 +39,7 @@ struct Tables {
     no_execute: bool,
 }
 
-static TABLES: IrqLock<Tables> = IrqLock::new(Tables {
-    root: 0,
-    no_execute: false,
-});
+static TABLES: IrqLock<Tables> = IrqLock::new(Tables { root: 0, no_execute: false });
 
 unsafe extern "C" {
     static __text_start: u8;
@@ -54,6 +51,11 @@ unsafe extern "C" {
     static boot_stack_guard: u8;
 }
 
+/// An empty table's page.
+fn new_table() -> Result<u64, &'static str> {
+    page::take_zeroed().ok_or("no memory for page tables")
+}
+
 fn table(page: u64) -> &'static mut [u64; 512] {
     // SAFETY: table pages are taken from the allocator, mapped, and touched under the lock only.
     unsafe { page::words(page) }
@@ -63,16 +65,14 @@ impl Tables {
     /// The table below `entry`, made if absent, split if a large page.
     fn descend(entry: &mut u64) -> Result<u64, &'static str> {
         if *entry & PRESENT == 0 {
-            *entry = page::take_zeroed().ok_or("no memory for page tables")? * PAGE_SIZE
-                | PRESENT
-                | WRITE;
+            *entry = new_table()? * PAGE_SIZE + (PRESENT | WRITE);
         } else if *entry & LARGE != 0 {
-            let page = page::take_zeroed().ok_or("no memory for page tables")?;
+            let page = new_table()?;
             let (base, bits) = (*entry & ADDRESS, *entry & !ADDRESS & !LARGE);
             for (index, part) in table(page).iter_mut().enumerate() {
                 *part = (base + index as u64 * PAGE_SIZE) | bits;
             }
-            *entry = page * PAGE_SIZE | PRESENT | WRITE;
+            *entry = page * PAGE_SIZE + (PRESENT | WRITE);
         }
         Ok((*entry & ADDRESS) / PAGE_SIZE)
     }
@@ -91,11 +91,7 @@ impl Tables {
     }
 
     fn map(&mut self, virt: u64, phys: u64, bytes: u64, rights: u64) -> Result<(), &'static str> {
-        let rights = if self.no_execute {
-            rights
-        } else {
-            rights & !NO_EXECUTE
-        };
+        let rights = if self.no_execute { rights } else { rights & !NO_EXECUTE };
         let mut done = 0;
         while done < bytes {
             let (from, to) = (virt + done, phys + done);
@@ -108,12 +104,7 @@ impl Tables {
     }
 
     fn map_pages(&mut self, range: Range, rights: u64) -> Result<(), &'static str> {
-        self.map(
-            range.start * PAGE_SIZE,
-            range.start * PAGE_SIZE,
-            range.len() * PAGE_SIZE,
-            rights,
-        )
+        self.map(range.start * PAGE_SIZE, range.start * PAGE_SIZE, range.len() * PAGE_SIZE, rights)
     }
 }
 
@@ -121,16 +112,10 @@ impl Tables {
 pub fn init(info: &StartInfo, layout: &Layout) -> Result<(), &'static str> {
     let mut tables = TABLES.lock();
     tables.no_execute = __cpuid(0x8000_0001).edx & 1 << 20 != 0;
-    tables.root = page::take_zeroed().ok_or("no memory for page tables")?;
+    tables.root = new_table()?;
     for range in layout.ram.iter() {
         let from = range.start.max(1);
-        tables.map_pages(
-            Range {
-                start: from,
-                ..range
-            },
-            WRITE | NO_EXECUTE,
-        )?;
+        tables.map_pages(Range { start: from, ..range }, WRITE | NO_EXECUTE)?;
     }
     tables.map_pages(layout.growth, WRITE | NO_EXECUTE)?;
     for entry in &info.memory_map {
@@ -143,29 +128,14 @@ pub fn init(info: &StartInfo, layout: &Layout) -> Result<(), &'static str> {
         end: end.addr() as u64 / PAGE_SIZE,
     };
     tables.map_pages(section(&raw const __text_start, &raw const __text_end), 0)?;
-    tables.map_pages(
-        section(&raw const __rodata_start, &raw const __rodata_end),
-        NO_EXECUTE,
-    )?;
-    tables.map_pages(
-        section(&raw const __data_start, &raw const __image_end),
-        WRITE | NO_EXECUTE,
-    )?;
+    tables.map_pages(section(&raw const __rodata_start, &raw const __rodata_end), NO_EXECUTE)?;
+    tables.map_pages(section(&raw const __data_start, &raw const __image_end), WRITE | NO_EXECUTE)?;
     if let Some(page) = layout.trampoline {
-        tables.map_pages(
-            Range {
-                start: page,
-                end: page + 1,
-            },
-            WRITE,
-        )?;
+        tables.map_pages(Range { start: page, end: page + 1 }, WRITE)?;
     }
     *tables.entry((&raw const boot_stack_guard).addr() as u64, false)? = 0;
     let root = tables.root * PAGE_SIZE;
-    AP_ROOT.store(
-        u32::try_from(root).map_err(|_| "the page-table root is above 4 GiB")?,
-        Ordering::Release,
-    );
+    AP_ROOT.store(u32::try_from(root).map_err(|_| "the page-table root is above 4 GiB")?, Ordering::Release);
     // SAFETY: the new tables map the image, the stack and everything the kernel holds at the same addresses as before.
     unsafe { cpu::set_cr3(root) };
     Ok(())
@@ -198,19 +168,10 @@ pub unsafe fn unmap_page(virt: u64) -> Result<(), &'static str> {
 /// Maps the page of an ACPI table or other firmware data read-only, if it is not RAM that is mapped already.
 pub fn map_firmware(start: u64, bytes: u64) -> Result<(), &'static str> {
     let mut tables = TABLES.lock();
-    let pages = Range {
-        start: start / PAGE_SIZE,
-        end: (start + bytes).div_ceil(PAGE_SIZE),
-    };
+    let pages = Range { start: start / PAGE_SIZE, end: (start + bytes).div_ceil(PAGE_SIZE) };
     for page in pages.start..pages.end {
         if !page::layout().ram.contains(page) {
-            tables.map_pages(
-                Range {
-                    start: page,
-                    end: page + 1,
-                },
-                NO_EXECUTE,
-            )?;
+            tables.map_pages(Range { start: page, end: page + 1 }, NO_EXECUTE)?;
         }
     }
     Ok(())

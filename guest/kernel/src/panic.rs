@@ -63,34 +63,10 @@ pub fn exception(frame: &Frame) -> ! {
         report!("  fault address {address:#x}");
     }
     report!("  on vCPU {}, thread {}", percpu::id(), thread_name());
-    report!(
-        "  rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}",
-        frame.rax,
-        frame.rbx,
-        frame.rcx,
-        frame.rdx
-    );
-    report!(
-        "  rsi {:016x} rdi {:016x} rbp {:016x} rsp {:016x}",
-        frame.rsi,
-        frame.rdi,
-        frame.rbp,
-        frame.rsp
-    );
-    report!(
-        "  r8  {:016x} r9  {:016x} r10 {:016x} r11 {:016x}",
-        frame.r8,
-        frame.r9,
-        frame.r10,
-        frame.r11
-    );
-    report!(
-        "  r12 {:016x} r13 {:016x} r14 {:016x} r15 {:016x}",
-        frame.r12,
-        frame.r13,
-        frame.r14,
-        frame.r15
-    );
+    report!("  rax {:016x} rbx {:016x} rcx {:016x} rdx {:016x}", frame.rax, frame.rbx, frame.rcx, frame.rdx);
+    report!("  rsi {:016x} rdi {:016x} rbp {:016x} rsp {:016x}", frame.rsi, frame.rdi, frame.rbp, frame.rsp);
+    report!("  r8  {:016x} r9  {:016x} r10 {:016x} r11 {:016x}", frame.r8, frame.r9, frame.r10, frame.r11);
+    report!("  r12 {:016x} r13 {:016x} r14 {:016x} r15 {:016x}", frame.r12, frame.r13, frame.r14, frame.r15);
     report!(
         "  rflags {:08x} cs {:x} ss {:x} cr0 {:x} cr3 {:x} cr4 {:x}",
         frame.rflags,
@@ -111,14 +87,13 @@ fn thread_name() -> &'static str {
 }
 
 fn in_text(address: u64) -> bool {
-    ((&raw const __text_start).addr() as u64..(&raw const __text_end).addr() as u64)
-        .contains(&address)
+    ((&raw const __text_start).addr() as u64..(&raw const __text_end).addr() as u64).contains(&address)
 }
 
 /// Follows the chain of frame pointers, when the kernel was built with them.
 fn backtrace(mut frame: u64) {
     for _ in 0..DEPTH {
-        if frame == 0 || frame % 8 != 0 {
+        if frame == 0 || !frame.is_multiple_of(8) {
             return;
         }
         let (Ok(next), Ok(from)) = (fixup::read(frame), fixup::read(frame + 8)) else {
@@ -178,9 +153,5 @@ pub fn crash() -> ! {
 pub fn overflow_stack(depth: u64) -> u64 {
     let page = [depth; PAGE_SIZE as usize / 8];
     core::hint::black_box(&page);
-    if depth == 0 {
-        page::free_pages()
-    } else {
-        overflow_stack(depth - 1) + page[7]
-    }
+    if depth == 0 { page::free_pages() } else { overflow_stack(depth - 1) + page[7] }
 }

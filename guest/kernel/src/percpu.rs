@@ -63,8 +63,7 @@ static CPUS: [PerCpu; MAX_CPUS] = [const {
 /// Sets up the calling vCPU, before anything else on it.
 pub fn init(id: usize) {
     let own = &CPUS[id];
-    own.id
-        .store(id as u32, core::sync::atomic::Ordering::Relaxed);
+    own.id.store(id as u32, core::sync::atomic::Ordering::Relaxed);
     // SAFETY: the GS base is used by this module alone.
     unsafe { cpu::wrmsr(MSR_GS_BASE, core::ptr::from_ref(own).addr() as u64) };
 }
@@ -85,9 +84,4 @@ pub fn own() -> &'static PerCpu {
 /// Another vCPU's data; `None` when there is no such number.
 pub fn of(id: usize) -> Option<&'static PerCpu> {
     CPUS.get(id)
-}
-
-/// All vCPUs' data by number.
-pub fn all() -> impl Iterator<Item = (usize, &'static PerCpu)> {
-    CPUS.iter().enumerate()
 }

@@ -54,10 +54,7 @@ pub fn online() -> usize {
 
 /// vCPUs the domain has, as far as the kernel can use them.
 pub fn possible() -> usize {
-    (0..MAX_CPUS)
-        .take_while(|id| vcpu::is_up(VcpuId(*id as u32)).is_ok())
-        .count()
-        .max(1)
+    (0..MAX_CPUS).take_while(|id| vcpu::is_up(VcpuId(*id as u32)).is_ok()).count().max(1)
 }
 
 /// Starts all vCPUs, or as many as `cpus=` allows.
@@ -140,9 +137,7 @@ fn context_32() -> HvmContext {
 }
 
 fn start_by_apic(id: usize) -> Result<(), &'static str> {
-    let page = page::layout()
-        .trampoline
-        .ok_or("there is no RAM below 1 MiB for the trampoline")?;
+    let page = page::layout().trampoline.ok_or("there is no RAM below 1 MiB for the trampoline")?;
     let start = &raw const ap_trampoline;
     let length = (&raw const ap_trampoline_end).addr() - start.addr();
     let place = core::ptr::with_exposed_provenance_mut::<u8>((page * PAGE_SIZE) as usize);

@@ -28,18 +28,12 @@ pub struct Entry {
 impl Entry {
     /// The pages that lie wholly inside.
     pub fn pages_inside(&self) -> Range {
-        Range {
-            start: self.start.div_ceil(PAGE_SIZE),
-            end: self.end / PAGE_SIZE,
-        }
+        Range { start: self.start.div_ceil(PAGE_SIZE), end: self.end / PAGE_SIZE }
     }
 
     /// The pages that are touched.
     pub fn pages_touched(&self) -> Range {
-        Range {
-            start: self.start / PAGE_SIZE,
-            end: self.end.div_ceil(PAGE_SIZE),
-        }
+        Range { start: self.start / PAGE_SIZE, end: self.end.div_ceil(PAGE_SIZE) }
     }
 }
 
@@ -103,8 +97,7 @@ pub fn parse(address: u64) -> Result<&'static StartInfo, &'static str> {
         ask_memory_map(&mut info)?;
     }
     for index in 0..u64::from(raw.nr_modules) {
-        let module: abi::ModlistEntry =
-            read(raw.modlist_paddr + index * size_of::<abi::ModlistEntry>() as u64);
+        let module: abi::ModlistEntry = read(raw.modlist_paddr + index * size_of::<abi::ModlistEntry>() as u64);
         let kept = info.modules.try_push(Entry {
             start: module.paddr,
             end: module.paddr.saturating_add(module.size),
@@ -119,11 +112,7 @@ pub fn parse(address: u64) -> Result<&'static StartInfo, &'static str> {
 
 fn add_entry(info: &mut StartInfo, start: u64, size: u64, kind: u32) {
     // An entry too many is left out: its memory is not used.
-    let _ = info.memory_map.try_push(Entry {
-        start,
-        end: start.saturating_add(size),
-        kind,
-    });
+    let _ = info.memory_map.try_push(Entry { start, end: start.saturating_add(size), kind });
 }
 
 /// A version 0 start info has no memory map: ask the hypervisor.
@@ -147,11 +136,7 @@ fn copy_command_line(address: u64, text: &mut ArrayString<1024>) {
         if byte == 0 {
             break;
         }
-        let printable = if byte.is_ascii() {
-            char::from(byte)
-        } else {
-            '?'
-        };
+        let printable = if byte.is_ascii() { char::from(byte) } else { '?' };
         if text.try_push(printable).is_err() {
             break;
         }

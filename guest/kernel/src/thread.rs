@@ -93,10 +93,7 @@ impl ThreadId {
 
     /// Back from the number; `None` from 0.
     pub fn from_bits(bits: u64) -> Option<Self> {
-        (bits & 1 == 1).then_some(Self {
-            slot: (bits >> 1 & 0x7FFF) as u16,
-            generation: (bits >> 32) as u32,
-        })
+        (bits & 1 == 1).then_some(Self { slot: (bits >> 1 & 0x7FFF) as u16, generation: (bits >> 32) as u32 })
     }
 }
 
@@ -181,10 +178,7 @@ pub fn cpu_stack_top(cpu: usize) -> u64 {
 pub fn current() -> ThreadId {
     let slot = percpu::own().current.load(Ordering::Relaxed);
     assert_ne!(slot, IDLE, "the idle context is no thread");
-    ThreadId {
-        slot: slot as u16,
-        generation: SCHEDULER.lock().threads[slot as usize].generation,
-    }
+    ThreadId { slot: slot as u16, generation: SCHEDULER.lock().threads[slot as usize].generation }
 }
 
 /// Starts a thread, tied to a vCPU if `pinned`.
@@ -195,11 +189,7 @@ pub fn spawn(
 ) -> Result<JoinHandle, &'static str> {
     let entry: Entry = Box::new(entry);
     let mut scheduler = SCHEDULER.lock();
-    let slot = scheduler
-        .threads
-        .iter()
-        .position(|thread| thread.state == State::Free)
-        .ok_or("too many threads")?;
+    let slot = scheduler.threads.iter().position(|thread| thread.state == State::Free).ok_or("too many threads")?;
     let top = scheduler.stacks + (slot as u64 + 1) * STACK;
     let thread = &mut scheduler.threads[slot];
     thread.generation = thread.generation.wrapping_add(1);
@@ -209,10 +199,7 @@ pub fn spawn(
     thread.name = name;
     thread.joiner = None;
     thread.stack_pointer = first_frame(top, slot as u64);
-    let id = ThreadId {
-        slot: slot as u16,
-        generation: thread.generation,
-    };
+    let id = ThreadId { slot: slot as u16, generation: thread.generation };
     let place = scheduler.make_runnable(id.slot);
     drop(scheduler);
     kick_for(place);
@@ -272,11 +259,7 @@ pub fn yield_now() {
 /// True when it was unparked, even before this call.
 pub fn park_until(deadline: u64) -> bool {
     let slot = percpu::own().current.load(Ordering::Relaxed) as u16;
-    assert_ne!(
-        u32::from(slot),
-        IDLE & 0xFFFF,
-        "the idle context cannot park"
-    );
+    assert_ne!(u32::from(slot), IDLE & 0xFFFF, "the idle context cannot park");
     let mut scheduler = SCHEDULER.lock();
     let thread = &mut scheduler.threads[usize::from(slot)];
     if core::mem::take(&mut thread.token) {
@@ -414,7 +397,5 @@ pub fn name_without_waiting() -> &'static str {
     if slot == IDLE {
         return "(idle)";
     }
-    SCHEDULER.try_lock().map_or("(unknown)", |scheduler| {
-        scheduler.threads[slot as usize].name
-    })
+    SCHEDULER.try_lock().map_or("(unknown)", |scheduler| scheduler.threads[slot as usize].name)
 }

@@ -51,9 +51,7 @@ fn free_gfn(info: &StartInfo) -> u64 {
             (pages.start..pages.end).contains(&gfn)
         })
     };
-    (USUAL_GFN..USUAL_GFN + 0x800)
-        .find(|gfn| !taken(*gfn))
-        .unwrap_or(USUAL_GFN)
+    (USUAL_GFN..USUAL_GFN + 0x800).find(|gfn| !taken(*gfn)).unwrap_or(USUAL_GFN)
 }
 
 /// Maps the `shared_info` page.
@@ -62,14 +60,8 @@ pub fn map_shared_info() -> Result<&'static SharedInfo, &'static str> {
     let address = gfn.0 * PAGE_SIZE;
     // SAFETY: nothing of the kernel's is at this gfn or address: the memory map does not mention it.
     unsafe {
-        memory::add_to_physmap(MAPSPACE_SHARED_INFO, 0, gfn)
-            .map_err(|_| "shared_info cannot be mapped")?;
-        paging::map(
-            address,
-            address,
-            PAGE_SIZE,
-            paging::WRITE | paging::NO_EXECUTE,
-        )?;
+        memory::add_to_physmap(MAPSPACE_SHARED_INFO, 0, gfn).map_err(|_| "shared_info cannot be mapped")?;
+        paging::map(address, address, PAGE_SIZE, paging::WRITE | paging::NO_EXECUTE)?;
         Ok(SHARED.call_once(|| (shared::at(address), gfn)).0)
     }
 }

@@ -19,18 +19,14 @@ impl<const N: usize> Default for Bindings<N> {
 impl<const N: usize> Bindings<N> {
     /// No port is bound.
     pub const fn new() -> Self {
-        Self {
-            tokens: [const { AtomicU64::new(0) }; N],
-        }
+        Self { tokens: [const { AtomicU64::new(0) }; N] }
     }
 
     /// Binds a port to `token`; false when the port has no room or is bound already.
     pub fn bind(&self, port: Port, token: NonZeroU64) -> bool {
-        self.tokens.get(port.index()).is_some_and(|place| {
-            place
-                .compare_exchange(0, token.get(), Ordering::AcqRel, Ordering::Relaxed)
-                .is_ok()
-        })
+        self.tokens
+            .get(port.index())
+            .is_some_and(|place| place.compare_exchange(0, token.get(), Ordering::AcqRel, Ordering::Relaxed).is_ok())
     }
 
     /// Unbinds a port; what it was bound to.
@@ -54,10 +50,7 @@ mod tests {
         let (one, two) = (NonZeroU64::new(1).unwrap(), NonZeroU64::new(2).unwrap());
         assert!(table.bind(Port(3), one) && !table.bind(Port(3), two) && !table.bind(Port(8), one));
         assert_eq!(table.lookup(Port(3)), Some(one));
-        assert_eq!(
-            (table.unbind(Port(3)), table.lookup(Port(3))),
-            (Some(one), None)
-        );
+        assert_eq!((table.unbind(Port(3)), table.lookup(Port(3))), (Some(one), None));
         assert!(table.bind(Port(3), two));
     }
 }

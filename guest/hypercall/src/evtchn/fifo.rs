@@ -47,12 +47,8 @@ impl Fifo {
         Self {
             pages: [const { Slot::new() }; PAGES],
             count: AtomicU32::new(0),
-            queues: [const {
-                Queues {
-                    control: Slot::new(),
-                    head: [const { AtomicU32::new(0) }; abi::FIFO_MAX_QUEUES],
-                }
-            }; MAX_VCPUS],
+            queues: [const { Queues { control: Slot::new(), head: [const { AtomicU32::new(0) }; abi::FIFO_MAX_QUEUES] } };
+                MAX_VCPUS],
         }
     }
 
@@ -93,20 +89,17 @@ impl Fifo {
 
     /// Is an event pending? False for a port without a word.
     pub fn is_pending(&self, port: Port) -> bool {
-        self.word(port)
-            .is_some_and(|word| word.load(Ordering::SeqCst) & PENDING != 0)
+        self.word(port).is_some_and(|word| word.load(Ordering::SeqCst) & PENDING != 0)
     }
 
     /// Is the port masked? True for a port without a word.
     pub fn is_masked(&self, port: Port) -> bool {
-        self.word(port)
-            .is_none_or(|word| word.load(Ordering::SeqCst) & MASKED != 0)
+        self.word(port).is_none_or(|word| word.load(Ordering::SeqCst) & MASKED != 0)
     }
 
     /// Takes a pending event; was there one?
     pub fn clear_pending(&self, port: Port) -> bool {
-        self.word(port)
-            .is_some_and(|word| word.fetch_and(!PENDING, Ordering::SeqCst) & PENDING != 0)
+        self.word(port).is_some_and(|word| word.fetch_and(!PENDING, Ordering::SeqCst) & PENDING != 0)
     }
 
     /// Masks a port.
@@ -128,12 +121,7 @@ impl Fifo {
                 return false;
             }
             let expected = old & !BUSY;
-            match word.compare_exchange_weak(
-                expected,
-                expected & !MASKED,
-                Ordering::SeqCst,
-                Ordering::SeqCst,
-            ) {
+            match word.compare_exchange_weak(expected, expected & !MASKED, Ordering::SeqCst, Ordering::SeqCst) {
                 Ok(_) => return true,
                 Err(now) => old = now,
             }
@@ -151,9 +139,7 @@ impl Fifo {
         let mut ready = control.ready.swap(0, Ordering::SeqCst);
         while ready != 0 {
             let priority = ready.trailing_zeros() as usize;
-            if priority >= abi::FIFO_MAX_QUEUES
-                || !self.consume(queues, control, priority, &mut handle)
-            {
+            if priority >= abi::FIFO_MAX_QUEUES || !self.consume(queues, control, priority, &mut handle) {
                 ready &= ready - 1;
             }
             ready |= control.ready.swap(0, Ordering::SeqCst);
@@ -161,13 +147,7 @@ impl Fifo {
     }
 
     /// Takes one port off a queue; false when that was the last.
-    fn consume(
-        &self,
-        queues: &Queues,
-        control: &ControlBlock,
-        priority: usize,
-        handle: &mut impl FnMut(Port),
-    ) -> bool {
+    fn consume(&self, queues: &Queues, control: &ControlBlock, priority: usize, handle: &mut impl FnMut(Port)) -> bool {
         let mut head = queues.head[priority].load(Ordering::Relaxed);
         if head == 0 {
             head = control.head[priority].load(Ordering::Acquire);
@@ -267,12 +247,7 @@ mod tests {
         fifo.drain(0, |port| {
             seen.push(port.0);
             if seen.len() < 50 {
-                sender.send(
-                    &fifo,
-                    control,
-                    20 + (seen.len() as u32 % 3),
-                    [7, 3][seen.len() % 2],
-                );
+                sender.send(&fifo, control, 20 + (seen.len() as u32 % 3), [7, 3][seen.len() % 2]);
             }
         });
         assert_eq!(seen.len(), 50);
@@ -295,11 +270,7 @@ mod tests {
     #[test]
     fn ports_without_a_word_are_harmless() {
         let (fifo, control, _) = set_up();
-        assert!(
-            !fifo.is_pending(Port(1024))
-                && fifo.is_masked(Port(u32::MAX))
-                && !fifo.unmask(Port(5000))
-        );
+        assert!(!fifo.is_pending(Port(1024)) && fifo.is_masked(Port(u32::MAX)) && !fifo.unmask(Port(5000)));
         control.head[3].store(9000, Ordering::SeqCst);
         control.ready.store(u32::MAX, Ordering::SeqCst);
         fifo.drain(0, |port| assert_eq!(port.0, 0));

@@ -35,8 +35,7 @@ impl<'a> TwoLevel<'a> {
 
     /// Takes a pending event; was there one?
     pub fn clear_pending(&self, port: Port) -> bool {
-        bit(self.pending, port)
-            .is_some_and(|(word, mask)| word.fetch_and(!mask, Ordering::SeqCst) & mask != 0)
+        bit(self.pending, port).is_some_and(|(word, mask)| word.fetch_and(!mask, Ordering::SeqCst) & mask != 0)
     }
 
     /// Masks a port.
@@ -55,8 +54,7 @@ impl<'a> TwoLevel<'a> {
             let index = words.trailing_zeros();
             words &= words - 1;
             let word = &self.pending[index as usize];
-            let mut ready =
-                word.load(Ordering::SeqCst) & !self.mask[index as usize].load(Ordering::SeqCst);
+            let mut ready = word.load(Ordering::SeqCst) & !self.mask[index as usize].load(Ordering::SeqCst);
             while ready != 0 {
                 let low = ready & ready.wrapping_neg();
                 ready ^= low;
@@ -87,10 +85,7 @@ mod tests {
 
     #[test]
     fn masked_ports_stay_pending_and_others_come_once() {
-        let (pending, mask) = (
-            [const { AtomicU64::new(0) }; 64],
-            [const { AtomicU64::new(0) }; 64],
-        );
+        let (pending, mask) = ([const { AtomicU64::new(0) }; 64], [const { AtomicU64::new(0) }; 64]);
         let (abi, selector) = (TwoLevel::new(&pending, &mask), AtomicU64::new(0));
         abi.mask(Port(70));
         for port in [3, 64, 70, 4095, 3] {
@@ -105,10 +100,7 @@ mod tests {
 
     #[test]
     fn an_event_during_the_drain_is_seen_by_the_next() {
-        let (pending, mask) = (
-            [const { AtomicU64::new(0) }; 64],
-            [const { AtomicU64::new(0) }; 64],
-        );
+        let (pending, mask) = ([const { AtomicU64::new(0) }; 64], [const { AtomicU64::new(0) }; 64]);
         let (abi, selector) = (TwoLevel::new(&pending, &mask), AtomicU64::new(0));
         raise(&abi, &selector, 5);
         abi.drain(&selector, |_| raise(&abi, &selector, 5));
@@ -119,16 +111,9 @@ mod tests {
 
     #[test]
     fn ports_that_do_not_exist_are_harmless() {
-        let (pending, mask) = (
-            [const { AtomicU64::new(0) }; 64],
-            [const { AtomicU64::new(0) }; 64],
-        );
+        let (pending, mask) = ([const { AtomicU64::new(0) }; 64], [const { AtomicU64::new(0) }; 64]);
         let abi = TwoLevel::new(&pending, &mask);
         abi.mask(Port(4096));
-        assert!(
-            !abi.is_pending(Port(u32::MAX))
-                && abi.is_masked(Port(4096))
-                && !abi.clear_pending(Port(9999))
-        );
+        assert!(!abi.is_pending(Port(u32::MAX)) && abi.is_masked(Port(4096)) && !abi.clear_pending(Port(9999)));
     }
 }

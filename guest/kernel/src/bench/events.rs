@@ -1,46 +1,13 @@
 //! Rows about event channels on one vCPU.
 
 use super::{Outcome, SAMPLES, WARM_UP, repeat, time};
+use crate::event_loop::Loop;
 use crate::events::EventPort;
 use crate::{cpu, events, percpu};
 use alloc::format;
-use alloc::string::String;
 use alloc::vec::Vec;
 use core::sync::atomic::Ordering;
-use ebb_guest_hypercall::{DomId, Errno, Port, VcpuId, event_channel, sched};
-
-/// Two ports of this domain, connected: a send on `near` makes `far` pending.
-pub struct Loop {
-    /// The sending end.
-    pub near: Port,
-    /// The receiving end.
-    pub far: Port,
-}
-
-impl Loop {
-    /// Connects two new ports; both are masked. `far` signals `vcpu`.
-    pub fn new(vcpu: usize) -> Result<Self, String> {
-        let error = |errno: Errno| format!("a loop of ports cannot be made: {errno}");
-        let far = event_channel::alloc_unbound(DomId::SELF).map_err(error)?;
-        let near = event_channel::bind_interdomain(DomId::SELF, far).map_err(error)?;
-        for port in [near, far] {
-            events::make_room(port)?;
-            events::channels().mask(port);
-            // Binding makes a port pending.
-            events::channels().clear_pending(port);
-        }
-        event_channel::bind_vcpu(far, VcpuId(vcpu as u32)).map_err(error)?;
-        Ok(Self { near, far })
-    }
-}
-
-impl Drop for Loop {
-    fn drop(&mut self) {
-        // Closing what exists does not fail.
-        let _ = event_channel::close(self.near);
-        let _ = event_channel::close(self.far);
-    }
-}
+use ebb_guest_hypercall::{VcpuId, event_channel, sched};
 
 /// A send to a port that is pending and masked.
 pub fn send_pending() -> Outcome {
@@ -50,8 +17,7 @@ pub fn send_pending() -> Outcome {
 
 /// A send to the own vCPU, until the first instruction of the upcall's handler.
 pub fn send_self() -> Outcome {
-    let port =
-        event_channel::bind_ipi(VcpuId(percpu::id() as u32)).map_err(|errno| format!("{errno}"))?;
+    let port = event_channel::bind_ipi(VcpuId(percpu::id() as u32)).map_err(|errno| format!("{errno}"))?;
     let port = EventPort::new(port)?;
     let own = percpu::own();
     own.stamp_upcalls.store(true, Ordering::Relaxed);
@@ -74,9 +40,7 @@ pub fn send_self() -> Outcome {
 /// A send that makes another port of the domain pending; the upcall is kept out of the figure.
 pub fn send_other() -> Outcome {
     let ports = Loop::new(percpu::id())?;
-    events::channels()
-        .unmask(ports.far)
-        .map_err(|errno| format!("{errno}"))?;
+    events::channels().unmask(ports.far).map_err(|errno| format!("{errno}"))?;
     let mut samples = Vec::with_capacity(SAMPLES);
     for round in 0..WARM_UP + SAMPLES {
         let interrupts = cpu::interrupts_off();

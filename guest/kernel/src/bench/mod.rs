@@ -25,8 +25,11 @@ const WARM_UP: usize = 32;
 /// What a row gives: its samples, or why there are none.
 type Outcome = Result<Vec<u64>, String>;
 
-/// Every row's function.
-const ROWS: &[(BenchId, fn() -> Outcome)] = &[
+/// A row's function.
+type Row = fn() -> Outcome;
+
+/// Every row and its function.
+const ROWS: &[(BenchId, Row)] = &[
     (BenchId::NULL_HYPERCALL, simple::null_hypercall),
     (BenchId::CPUID_EXIT, simple::cpuid),
     (BenchId::SEND_PENDING, events::send_pending),
@@ -97,8 +100,7 @@ fn report(id: BenchId, name: &str, summary: Summary) {
 
 /// Is this row asked for?
 fn wanted(args: Args<'static>, id: BenchId) -> bool {
-    args.get("bench")
-        .is_none_or(|list| list.split(',').any(|number| number.parse() == Ok(id.0)))
+    args.get("bench").is_none_or(|list| list.split(',').any(|number| number.parse() == Ok(id.0)))
 }
 
 /// Runs the benchmarks.
@@ -109,9 +111,7 @@ pub fn run(args: Args<'static>) -> Result<(), String> {
         let name = id.row().map_or("?", |row| row.name);
         match row() {
             Ok(mut samples) => {
-                samples
-                    .iter_mut()
-                    .for_each(|sample| *sample = sample.saturating_sub(overhead));
+                samples.iter_mut().for_each(|sample| *sample = sample.saturating_sub(overhead));
                 if let Some(summary) = summarise(&mut samples) {
                     report(*id, name, summary);
                 }

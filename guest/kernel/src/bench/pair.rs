@@ -3,8 +3,8 @@
 //! The partner is a thread tied to vCPU 1; the measuring side runs in a thread tied to vCPU 0. Ports used with poll are
 //! masked, so that no upcall gets in between; those used with HLT are not.
 
-use super::events::Loop;
 use super::{Outcome, SAMPLES, WARM_UP};
+use crate::event_loop::Loop;
 use crate::events::EventPort;
 use crate::{cpu, events, smp, thread};
 use alloc::format;
@@ -25,8 +25,7 @@ fn on_first(work: impl FnOnce() -> Outcome + Send + 'static) -> Outcome {
     let result = Arc::new(Mutex::new(Err(String::from("no result"))));
     let place = result.clone();
     thread::spawn("bench", Some(0), move || *place.lock() = work())?.join();
-    let result = result.lock().clone();
-    result
+    core::mem::replace(&mut *result.lock(), Err(String::new()))
 }
 
 /// Sleeps in poll until `port` is pending, and takes the event.

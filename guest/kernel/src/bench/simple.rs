@@ -29,9 +29,7 @@ pub fn set_singleshot() -> Outcome {
     let own = VcpuId(percpu::id() as u32);
     let far = clock::now() + 3_600_000_000_000;
     let samples = repeat(|| vcpu::set_singleshot_timer(own, far, false));
-    let armed = percpu::own()
-        .timer_armed
-        .load(core::sync::atomic::Ordering::Relaxed);
+    let armed = percpu::own().timer_armed.load(core::sync::atomic::Ordering::Relaxed);
     let restored = if armed == u64::MAX {
         vcpu::stop_singleshot_timer(own)
     } else {

@@ -1,19 +1,18 @@
 //! The virtual local APIC, in the mode that the kernel chose (`apic=x` for the other).
 
-use super::{Outcome, Stop};
+use super::{Outcome, Stop, Test, on_vcpu};
 use crate::apic::{self, register};
 use crate::fixup::{self, Fault};
-use crate::{acpi, check, check_eq, clock, cpu, percpu, smp, thread};
-use alloc::sync::Arc;
+use crate::{acpi, check, check_eq, clock, cpu, percpu, smp};
 use core::sync::atomic::Ordering;
 
 /// This group's tests.
-pub const TESTS: &[(&str, fn() -> Outcome)] = &[
-    ("apic-registers", on_zero_registers),
-    ("apic-timer-oneshot", on_zero_oneshot),
-    ("apic-timer-periodic", on_zero_periodic),
-    ("apic-self-ipi", on_zero_self_ipi),
-    ("apic-priority", on_zero_priority),
+pub const TESTS: &[Test] = &[
+    ("apic-registers", || on_vcpu(0, registers)),
+    ("apic-timer-oneshot", || on_vcpu(0, oneshot)),
+    ("apic-timer-periodic", || on_vcpu(0, periodic)),
+    ("apic-self-ipi", || on_vcpu(0, self_ipi)),
+    ("apic-priority", || on_vcpu(0, priority)),
     ("apic-ipi", ipi),
     ("apic-madt", madt),
 ];
@@ -24,35 +23,6 @@ const LVT_MASKED: u32 = 1 << 16;
 const LVT_PERIODIC: u32 = 1 << 17;
 /// Divide by 16.
 const DIVIDE_16: u32 = 3;
-
-/// Runs a test in a thread that stays on vCPU 0.
-fn on_zero(test: fn() -> Outcome) -> Outcome {
-    let result: Arc<spin::Mutex<Option<Outcome>>> = Arc::default();
-    let place = result.clone();
-    thread::spawn("apic", Some(0), move || *place.lock() = Some(test()))?.join();
-    let outcome = result.lock().take();
-    outcome.unwrap_or(Err(Stop::Error("the thread gave no result".into())))
-}
-
-fn on_zero_registers() -> Outcome {
-    on_zero(registers)
-}
-
-fn on_zero_oneshot() -> Outcome {
-    on_zero(oneshot)
-}
-
-fn on_zero_periodic() -> Outcome {
-    on_zero(periodic)
-}
-
-fn on_zero_self_ipi() -> Outcome {
-    on_zero(self_ipi)
-}
-
-fn on_zero_priority() -> Outcome {
-    on_zero(priority)
-}
 
 fn taken() -> u64 {
     percpu::own().apic_interrupts.load(Ordering::SeqCst)
@@ -175,11 +145,8 @@ fn ipi() -> Outcome {
     }
     let processors = acpi::processors()?;
     for cpu in 0..smp::online() {
-        let number = processors
-            .iter()
-            .find(|processor| processor.acpi_id == cpu as u32)
-            .ok_or("the MADT lacks a vCPU")?
-            .apic_id;
+        let number =
+            processors.iter().find(|processor| processor.acpi_id == cpu as u32).ok_or("the MADT lacks a vCPU")?.apic_id;
         let other = percpu::of(cpu).ok_or("no such vCPU")?;
         for round in 0..20 {
             let before = other.apic_interrupts.load(Ordering::SeqCst);

@@ -1,12 +1,12 @@
 //! The balloon, against the real hypervisor.
 
-use super::{Outcome, Stop};
+use super::{Outcome, Stop, Test};
 use crate::{balloon, check, check_eq, page};
 use ebb_guest_hypercall::memory;
 use ebb_guest_logic::frames::BLOCK_PAGES;
 
 /// This group's tests.
-pub const TESTS: &[(&str, fn() -> Outcome)] = &[("balloon-cycle", cycle)];
+pub const TESTS: &[Test] = &[("balloon-cycle", cycle)];
 
 const PATIENCE: u64 = 60_000_000_000;
 

@@ -1,6 +1,6 @@
 //! `event_channel_op` and delivery, with whichever ABI the kernel uses.
 
-use super::{Outcome, Stop, wrong_call};
+use super::{Outcome, Stop, Test, wrong_call};
 use crate::events::{self, EventPort};
 use crate::{check, check_eq, cpu, percpu, smp};
 use alloc::vec::Vec;
@@ -10,7 +10,7 @@ use shared_abi::event_channel as abi;
 use shared_abi::hypercall::EVENT_CHANNEL_OP;
 
 /// This group's tests.
-pub const TESTS: &[(&str, fn() -> Outcome)] = &[
+pub const TESTS: &[Test] = &[
     ("events-loop", ports_in_a_loop),
     ("events-ipi", ipi),
     ("events-virq", virq),

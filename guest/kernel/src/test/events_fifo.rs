@@ -1,14 +1,13 @@
 //! What the FIFO ABI has and the 2-level one has not: priorities, control blocks, event arrays.
 
-use super::{Outcome, Stop};
+use super::{Outcome, Stop, Test};
 use crate::events::{self, EventPort};
 use crate::{check, check_eq, cpu, page, percpu};
 use ebb_guest_hypercall::{Errno, Gfn, Port, VcpuId, event_channel};
 use shared_abi::xen::PAGE_SIZE;
 
 /// This group's tests.
-pub const TESTS: &[(&str, fn() -> Outcome)] =
-    &[("fifo-priority", priority), ("fifo-errors", errors), ("fifo-without", without)];
+pub const TESTS: &[Test] = &[("fifo-priority", priority), ("fifo-errors", errors), ("fifo-without", without)];
 
 const PATIENCE: u64 = 2_000_000_000;
 

@@ -3,7 +3,7 @@
 //! The kernel is built without vector instructions, so the registers belong to the tests between their own accesses.
 #![allow(unsafe_code)] // Vector instructions.
 
-use super::{Outcome, Stop};
+use super::{Outcome, Stop, Test};
 use crate::{check, fixup, println, smp, thread};
 use alloc::boxed::Box;
 use alloc::format;
@@ -16,7 +16,7 @@ use ebb_guest_hypercall::sched;
 use spin::Mutex;
 
 /// This group's tests.
-pub const TESTS: &[(&str, fn() -> Outcome)] = &[("fpu-state-kept", state_kept)];
+pub const TESTS: &[Test] = &[("fpu-state-kept", state_kept)];
 
 /// Eight registers of 32 bytes.
 #[repr(C, align(32))]

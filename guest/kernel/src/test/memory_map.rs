@@ -2,7 +2,7 @@
 #![allow(unsafe_code)] // Mapping special pages and moving own ones.
 
 use super::memory::{Block, decrease, populate};
-use super::{Outcome, Stop, is_privileged, wrong_call};
+use super::{Outcome, Stop, Test, is_privileged, wrong_call};
 use crate::{check, check_eq, cpu, page, paging, start_info, xen};
 use core::sync::atomic::Ordering;
 use ebb_guest_hypercall::shared::{self, SharedInfo};
@@ -13,7 +13,7 @@ use shared_abi::memory as abi;
 use shared_abi::xen::{GuestHandle, PAGE_SIZE};
 
 /// This group's tests.
-pub const TESTS: &[(&str, fn() -> Outcome)] = &[
+pub const TESTS: &[Test] = &[
     ("memory-map", map),
     ("memory-map-privileged", privileged),
     ("physmap-shared-info-moves", shared_info_moves),
@@ -36,11 +36,7 @@ fn map() -> Outcome {
         check_eq!({ entry.type_ }, known.kind, "an entry's type");
     }
     check_eq!(memory::memory_map(&mut entries[..1]), Ok(1), "a map with room for one entry");
-    let mut argument = abi::MemoryMap {
-        nr_entries: 64,
-        pad: 0,
-        buffer: GuestHandle::new(0x7000_0000_0000),
-    };
+    let mut argument = abi::MemoryMap { nr_entries: 64, pad: 0, buffer: GuestHandle::new(0x7000_0000_0000) };
     let address = (&raw mut argument).expose_provenance() as u64;
     let unmapped = wrong_call(MEMORY_OP, [abi::MEMORY_MAP.into(), address, 0, 0, 0]);
     check_eq!(unmapped, Err(Errno::EFAULT), "a buffer that is not mapped");
@@ -141,7 +137,10 @@ fn errors() -> Outcome {
     check_eq!(add(99, 0, free_gfn()), Err(Errno::EINVAL), "a space that does not exist");
     check_eq!(add(abi::MAPSPACE_GMFN_FOREIGN, 0, free_gfn()), Err(Errno::ENOSYS), "a foreign page without a batch");
     check!(add(abi::MAPSPACE_GMFN, 1 << 40, free_gfn()).is_err(), "a page that does not exist was moved");
-    check!(add(abi::MAPSPACE_GRANT_TABLE, 1 << 20, free_gfn()).is_err(), "a grant frame that does not exist was mapped");
+    check!(
+        add(abi::MAPSPACE_GRANT_TABLE, 1 << 20, free_gfn()).is_err(),
+        "a grant frame that does not exist was mapped"
+    );
     let absent = Gfn(page::layout().end + (1 << 20));
     // SAFETY: nothing is there.
     check_eq!(unsafe { memory::remove_from_physmap(absent) }, Err(Errno::ENOENT), "removing what is absent");

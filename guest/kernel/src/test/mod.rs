@@ -21,12 +21,14 @@ mod smp;
 mod vcpu;
 mod version;
 
-use crate::{println, start_info, trace};
+use crate::{println, start_info, thread, trace};
 use alloc::format;
 use alloc::string::String;
+use alloc::sync::Arc;
 use ebb_guest_hypercall::{Errno, call, version as xen_version};
 use shared_abi::guest_event::{OUTCOME_ERROR, OUTCOME_FAILURE, OUTCOME_SKIP, OUTCOME_SUCCESS, TestResult};
 use shared_abi::hvm::start_info::SIF_PRIVILEGED;
+use spin::Mutex;
 
 /// Why a test did not succeed.
 #[derive(Debug)]
@@ -78,19 +80,19 @@ macro_rules! check_eq {
     ($found:expr, $expected:expr, $what:expr) => {{
         let (found, expected) = (&$found, &$expected);
         if *found != *expected {
-            return Err($crate::test::Stop::Failure(alloc::format!(
-                "{}: {found:?} instead of {expected:?}",
-                $what
-            )));
+            return Err($crate::test::Stop::Failure(alloc::format!("{}: {found:?} instead of {expected:?}", $what)));
         }
     }};
 }
 
 /// A test's function.
-type Run = fn() -> Outcome;
+pub type Run = fn() -> Outcome;
+
+/// A test: its name, which starts with its group's, and its function.
+pub type Test = (&'static str, Run);
 
 /// The groups, in the order in which they run. A test's number is its place.
-const GROUPS: &[&[(&str, Run)]] = &[
+const GROUPS: &[&[Test]] = &[
     version::TESTS,
     processor::TESTS,
     fpu::TESTS,
@@ -110,11 +112,7 @@ const GROUPS: &[&[(&str, Run)]] = &[
 ];
 
 fn all() -> impl Iterator<Item = (u16, &'static str, Run)> {
-    GROUPS
-        .iter()
-        .flat_map(|group| group.iter())
-        .enumerate()
-        .map(|(index, (name, run))| (index as u16 + 1, *name, *run))
+    GROUPS.iter().flat_map(|group| group.iter()).enumerate().map(|(index, (name, run))| (index as u16 + 1, *name, *run))
 }
 
 /// Does `word` of the argument mean the test? A group is what stands before a dash, or several.
@@ -139,6 +137,15 @@ fn wrong_call(number: u32, args: [u64; 5]) -> Result<i64, Errno> {
     unsafe { call::call(number, args) }
 }
 
+/// Runs a test in a thread that stays on `cpu`.
+fn on_vcpu(cpu: usize, test: impl FnOnce() -> Outcome + Send + 'static) -> Outcome {
+    let result: Arc<Mutex<Option<Outcome>>> = Arc::default();
+    let place = result.clone();
+    thread::spawn("test", Some(cpu), move || *place.lock() = Some(test()))?.join();
+    let outcome = result.lock().take();
+    outcome.unwrap_or(Err(Stop::Error("the thread gave no result".into())))
+}
+
 /// Runs the tests that `names` means.
 pub fn run(names: &str) -> Result<(), String> {
     if let Some(unknown) = names.split(',').find(|word| !all().any(|(_, name, _)| means(word, name))) {
@@ -158,10 +165,7 @@ pub fn run(names: &str) -> Result<(), String> {
         counts[usize::from(outcome)] += 1;
         trace::report(&TestResult { id, outcome });
     }
-    println!(
-        "tests: {} success, {} skip, {} error, {} failure",
-        counts[0], counts[1], counts[2], counts[3]
-    );
+    println!("tests: {} success, {} skip, {} error, {} failure", counts[0], counts[1], counts[2], counts[3]);
     if counts[2] + counts[3] > 0 {
         return Err(String::from("not all tests succeeded"));
     }

@@ -1,7 +1,7 @@
 //! `multicall`.
 #![allow(unsafe_code)] // The entries' calls are harmless ones.
 
-use super::{Outcome, wrong_call};
+use super::{Outcome, Test, wrong_call};
 use crate::check_eq;
 use alloc::vec::Vec;
 use ebb_guest_hypercall::{Errno, multicall, version};
@@ -10,14 +10,10 @@ use shared_abi::version::{PAGESIZE, VERSION};
 use shared_abi::xen::MulticallEntry;
 
 /// This group's tests.
-pub const TESTS: &[(&str, fn() -> Outcome)] = &[("multicall-batch", batch), ("multicall-errors", errors)];
+pub const TESTS: &[Test] = &[("multicall-batch", batch), ("multicall-errors", errors)];
 
 fn entry(op: u32, first: u64) -> MulticallEntry {
-    MulticallEntry {
-        op: op.into(),
-        result: 0xDEAD,
-        args: [first, 0, 0, 0, 0, 0],
-    }
+    MulticallEntry { op: op.into(), result: 0xDEAD, args: [first, 0, 0, 0, 0, 0] }
 }
 
 fn run(entries: &mut [MulticallEntry]) -> Result<(), Errno> {
@@ -27,12 +23,8 @@ fn run(entries: &mut [MulticallEntry]) -> Result<(), Errno> {
 
 fn batch() -> Outcome {
     let expected = u64::from(version::version()?);
-    let mut entries = [
-        entry(XEN_VERSION, VERSION.into()),
-        entry(99, 0),
-        entry(XEN_VERSION, PAGESIZE.into()),
-        entry(SCHED_OP, 0),
-    ];
+    let mut entries =
+        [entry(XEN_VERSION, VERSION.into()), entry(99, 0), entry(XEN_VERSION, PAGESIZE.into()), entry(SCHED_OP, 0)];
     run(&mut entries)?;
     let results: Vec<i64> = entries.iter().map(|entry| entry.result as i64).collect();
     check_eq!(results[..], [expected as i64, -38, 4096, 0], "results of a batch");

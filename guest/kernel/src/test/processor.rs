@@ -1,13 +1,13 @@
 //! The processor that a guest sees: CPUID, MSRs, exceptions, XCR0.
 #![allow(unsafe_code)] // Writes to registers that must be refused, or are put back.
 
-use super::Outcome;
+use super::{Outcome, Test};
 use crate::fixup::{self, Fault};
 use crate::{check, check_eq, cpu, interrupt, percpu, xen};
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 
 /// This group's tests.
-pub const TESTS: &[(&str, fn() -> Outcome)] = &[
+pub const TESTS: &[Test] = &[
     ("cpuid-leaves", leaves),
     ("cpuid-osxsave", osxsave),
     ("msr-unknown", unknown_msr),

@@ -1,6 +1,7 @@
 //! `sched_op`: yield, block, poll, watchdogs.
 
-use super::{Outcome, Stop, wrong_call};
+use super::{Outcome, Stop, Test, wrong_call};
+use crate::event_loop::Loop;
 use crate::events::EventPort;
 use crate::{check, check_eq, clock, cpu, events, idle, percpu, smp, thread};
 use ebb_guest_hypercall::{DomId, Errno, Port, VcpuId, event_channel, sched};
@@ -8,7 +9,7 @@ use shared_abi::hypercall::SCHED_OP;
 use shared_abi::sched as abi;
 
 /// This group's tests.
-pub const TESTS: &[(&str, fn() -> Outcome)] = &[
+pub const TESTS: &[Test] = &[
     ("sched-yield", yields),
     ("sched-poll-pending", poll_pending),
     ("sched-poll-timeout", poll_timeout),
@@ -21,32 +22,6 @@ pub const TESTS: &[(&str, fn() -> Outcome)] = &[
 
 const MS: u64 = 1_000_000;
 
-/// A masked port of our own that a send on another makes pending.
-struct Masked {
-    near: Port,
-    far: Port,
-}
-
-impl Masked {
-    fn new() -> Result<Self, Stop> {
-        let far = event_channel::alloc_unbound(DomId::SELF)?;
-        let near = event_channel::bind_interdomain(DomId::SELF, far)?;
-        for port in [near, far] {
-            events::make_room(port)?;
-            events::channels().mask(port);
-            events::channels().clear_pending(port);
-        }
-        Ok(Self { near, far })
-    }
-}
-
-impl Drop for Masked {
-    fn drop(&mut self) {
-        let _ = event_channel::close(self.near);
-        let _ = event_channel::close(self.far);
-    }
-}
-
 fn yields() -> Outcome {
     for _ in 0..100 {
         check_eq!(sched::yield_now(), Ok(()), "a yield");
@@ -55,8 +30,8 @@ fn yields() -> Outcome {
 }
 
 fn poll_pending() -> Outcome {
-    let ports = Masked::new()?;
-    let other = Masked::new()?;
+    let ports = Loop::new(0)?;
+    let other = Loop::new(0)?;
     event_channel::send(ports.near)?;
     check_eq!(sched::poll(&[ports.far], 0), Ok(()), "a poll on a pending port, for ever");
     check_eq!(sched::poll(&[other.far, ports.far], 0), Ok(()), "a poll on two ports, one pending");
@@ -65,7 +40,7 @@ fn poll_pending() -> Outcome {
 }
 
 fn poll_timeout() -> Outcome {
-    let ports = Masked::new()?;
+    let ports = Loop::new(0)?;
     for list in [&[ports.far][..], &[ports.far, ports.near], &[]] {
         let start = clock::now();
         let end = start + 5 * MS;
@@ -88,9 +63,8 @@ fn poll_wake() -> Outcome {
     if smp::online() < 2 {
         return Err(Stop::Skip("it takes two vCPUs".into()));
     }
-    let there = Masked::new()?;
-    let back = Masked::new()?;
-    event_channel::bind_vcpu(there.far, VcpuId(1))?;
+    let there = Loop::new(1)?;
+    let back = Loop::new(0)?;
     let (port, answer) = (there.far, back.near);
     let partner = thread::spawn("poller", Some(1), move || {
         for _ in 0..500 {
@@ -124,12 +98,8 @@ fn poll_errors() -> Outcome {
     check_eq!(sched::poll(&[Port(1); 129], 0), Err(Errno::EINVAL), "129 ports");
     let op = |address: u64| wrong_call(SCHED_OP, [abi::POLL.into(), address, 0, 0, 0]);
     check_eq!(op(0x7000_0000_0000), Err(Errno::EFAULT), "an argument that is not mapped");
-    let argument = abi::Poll {
-        ports: shared_abi::xen::GuestHandle::new(0x7000_0000_0000),
-        nr_ports: 2,
-        pad: 0,
-        timeout: 0,
-    };
+    let argument =
+        abi::Poll { ports: shared_abi::xen::GuestHandle::new(0x7000_0000_0000), nr_ports: 2, pad: 0, timeout: 0 };
     let address = (&raw const argument).expose_provenance() as u64;
     check_eq!(op(address), Err(Errno::EFAULT), "a list that is not mapped");
     Ok(())
@@ -183,11 +153,7 @@ fn errors() -> Outcome {
     let op = |op: u64, address: u64| wrong_call(SCHED_OP, [op, address, 0, 0, 0]);
     check_eq!(op(99, 0), Err(Errno::ENOSYS), "an operation that does not exist");
     check_eq!(op(abi::SHUTDOWN.into(), 0x7000_0000_0000), Err(Errno::EFAULT), "a shutdown without a reason");
-    let argument = abi::RemoteShutdown {
-        domain_id: DomId(0x7000),
-        pad: 0,
-        reason: abi::SHUTDOWN_CRASH,
-    };
+    let argument = abi::RemoteShutdown { domain_id: DomId(0x7000), pad: 0, reason: abi::SHUTDOWN_CRASH };
     let address = (&raw const argument).expose_provenance() as u64;
     let remote = op(abi::REMOTE_SHUTDOWN.into(), address);
     check!(matches!(remote, Err(Errno::ESRCH | Errno::EPERM)), "ending a domain that does not exist: {remote:?}");

@@ -1,6 +1,6 @@
 //! Several vCPUs at once: started, told apart, and exchanging events.
 
-use super::{Outcome, Stop};
+use super::{Outcome, Stop, Test};
 use crate::events::EventPort;
 use crate::{acpi, apic, check, check_eq, clock, percpu, smp, start_info, thread, xen};
 use alloc::sync::Arc;
@@ -11,12 +11,8 @@ use ebb_guest_hypercall::{VcpuId, cpuid, event_channel};
 use spin::Mutex;
 
 /// This group's tests.
-pub const TESTS: &[(&str, fn() -> Outcome)] = &[
-    ("smp-online", online),
-    ("smp-identity", identity),
-    ("smp-ring", ring),
-    ("smp-threads", threads),
-];
+pub const TESTS: &[Test] =
+    &[("smp-online", online), ("smp-identity", identity), ("smp-ring", ring), ("smp-threads", threads)];
 
 fn online() -> Outcome {
     let args = start_info::args();
@@ -27,10 +23,13 @@ fn online() -> Outcome {
     Ok(())
 }
 
+/// A vCPU's number, its local APIC's, and what CPUID says its number is.
+type Identity = (usize, u32, Option<u32>);
+
 /// On every vCPU: its number by CPUID, its local APIC's number by MADT.
 fn identity() -> Outcome {
     let processors = acpi::processors()?;
-    let found: Arc<Mutex<Vec<(usize, u32, Option<u32>)>>> = Arc::default();
+    let found: Arc<Mutex<Vec<Identity>>> = Arc::default();
     for cpu in 0..smp::online() {
         let found = found.clone();
         let own = move || {

@@ -1,7 +1,7 @@
 //! `vcpu_op` and `set_timer_op`: life, timers, areas.
 #![allow(unsafe_code)] // Areas that the hypervisor writes to.
 
-use super::{Outcome, Stop, wrong_call};
+use super::{Outcome, Stop, Test, on_vcpu, wrong_call};
 use crate::{check, check_eq, clock, events, percpu, smp, thread};
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use shared_abi::vcpu as abi;
 use zerocopy::FromZeros;
 
 /// This group's tests.
-pub const TESTS: &[(&str, fn() -> Outcome)] = &[
+pub const TESTS: &[Test] = &[
     ("vcpu-is-up", is_up),
     ("vcpu-runstate", runstate),
     ("vcpu-runstate-area", runstate_area),
@@ -63,11 +63,7 @@ static AREA: [AtomicU64; 6] = [const { AtomicU64::new(u64::MAX) }; 6];
 
 fn runstate_area() -> Outcome {
     // The area of vCPU 0, looked at on vCPU 0.
-    let result: Arc<spin::Mutex<Option<Outcome>>> = Arc::default();
-    let place = result.clone();
-    thread::spawn("runstate", Some(0), move || *place.lock() = Some(use_area()))?.join();
-    let outcome = result.lock().take();
-    outcome.unwrap_or(Err(Stop::Error("the thread gave no result".into())))
+    on_vcpu(0, use_area)
 }
 
 fn use_area() -> Outcome {
@@ -139,8 +135,9 @@ fn fires(set: impl Fn(u64) -> Result<(), Errno>) -> Outcome {
 
 fn singleshot() -> Outcome {
     fires(|at| vcpu::set_singleshot_timer(own(), at, false))?;
+    // Xen's header leaves it to the hypervisor whether it obeys the flag; 4.17 does not.
     let late = vcpu::set_singleshot_timer(own(), clock::now() - MS, true);
-    check_eq!(late, Err(Errno::ETIME), "a timer in the past that must be in the future");
+    check!(matches!(late, Ok(()) | Err(Errno::ETIME)), "a timer in the past that must be in the future gave {late:?}");
     check_eq!(vcpu::stop_singleshot_timer(own()), Ok(()), "stopping the timer");
     if smp::online() > 1 {
         let other = VcpuId((percpu::id() as u32 + 1) % smp::online() as u32);
@@ -210,15 +207,12 @@ fn down_and_up() -> Outcome {
     }
     let id = VcpuId(last as u32);
     let came_back = Arc::new(AtomicBool::new(false));
-    let result: Arc<spin::Mutex<Option<Outcome>>> = Arc::default();
-    let (flag, place) = (came_back.clone(), result.clone());
+    let flag = came_back.clone();
     let other = thread::spawn("down", Some(last), move || {
         let _ = vcpu::down(id);
         flag.store(true, Ordering::SeqCst);
     })?;
-    thread::spawn("up", Some(0), move || *place.lock() = Some(bring_up(id, &came_back)))?.join();
-    let outcome = result.lock().take();
-    outcome.unwrap_or(Err(Stop::Error("the thread gave no result".into())))?;
+    on_vcpu(0, move || bring_up(id, &came_back))?;
     other.join();
     Ok(())
 }
@@ -230,7 +224,11 @@ fn bring_up(id: VcpuId, came_back: &AtomicBool) -> Outcome {
         let _ = ebb_guest_hypercall::sched::yield_now();
     }
     check!(!came_back.load(Ordering::SeqCst), "a vCPU that is down runs");
-    check_eq!(vcpu::runstate(id)?.state, abi::RUNSTATE_OFFLINE, "the state of a vCPU that is down");
+    // Its processor may still be on the way out.
+    while vcpu::runstate(id)?.state != abi::RUNSTATE_OFFLINE {
+        check!(clock::now() < end, "the vCPU's state does not become offline");
+        let _ = ebb_guest_hypercall::sched::yield_now();
+    }
     vcpu::up(id)?;
     check_eq!(vcpu::is_up(id), Ok(true), "the vCPU after bringing it up");
     while !came_back.load(Ordering::SeqCst) {
@@ -250,7 +248,11 @@ fn errors() -> Outcome {
     let op = |op: u32, address: u64| wrong_call(VCPU_OP, [op.into(), 0, address, 0, 0]);
     check_eq!(op(99, 0), Err(Errno::ENOSYS), "an operation that does not exist");
     for operation in [abi::INITIALISE, abi::SET_PERIODIC_TIMER, abi::REGISTER_VCPU_INFO, abi::GET_RUNSTATE_INFO] {
-        check_eq!(op(operation, 0x7000_0000_0000), Err(Errno::EFAULT), alloc::format!("operation {operation} without an argument"));
+        check_eq!(
+            op(operation, 0x7000_0000_0000),
+            Err(Errno::EFAULT),
+            alloc::format!("operation {operation} without an argument")
+        );
     }
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! `xen_version`, and hypercalls that do not exist.
 
-use super::{Outcome, is_privileged, wrong_call};
+use super::{Outcome, Test, is_privileged, wrong_call};
 use crate::{check, check_eq, xen};
 use ebb_guest_hypercall::{Errno, version};
 use shared_abi::features::Features;
@@ -9,7 +9,7 @@ use shared_abi::version as abi;
 use zerocopy::FromZeros;
 
 /// This group's tests.
-pub const TESTS: &[(&str, fn() -> Outcome)] = &[
+pub const TESTS: &[Test] = &[
     ("version-numbers", numbers),
     ("version-texts", texts),
     ("version-features", features),
@@ -35,10 +35,7 @@ fn texts() -> Outcome {
     let mut capabilities = [0xFF; 1024];
     version::capabilities(&mut capabilities)?;
     check!(ends(&capabilities), "the capabilities do not end");
-    check!(
-        capabilities.windows(14).any(|part| part == b"hvm-3.0-x86_64"),
-        "the capabilities lack hvm-3.0-x86_64"
-    );
+    check!(capabilities.windows(14).any(|part| part == b"hvm-3.0-x86_64"), "the capabilities lack hvm-3.0-x86_64");
     let mut info = abi::CompileInfo::new_zeroed();
     version::compile_info(&mut info)?;
     check!(ends(&info.compiler) && ends(&info.compile_date), "the compile info does not end");

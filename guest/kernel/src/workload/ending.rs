@@ -11,14 +11,8 @@ use shared_abi::xen::PAGE_SIZE;
 
 /// The time at which `duration=` (ms, 0 or absent: never) has passed.
 fn deadline(args: Args<'static>) -> Result<u64, String> {
-    let duration = args
-        .number("duration", 0)
-        .map_err(|bad| format!("{}={} is no number", bad.key, bad.value))?;
-    Ok(if duration == 0 {
-        u64::MAX
-    } else {
-        clock::now() + duration * 1_000_000
-    })
+    let duration = args.number("duration", 0).map_err(|bad| format!("{}={} is no number", bad.key, bad.value))?;
+    Ok(if duration == 0 { u64::MAX } else { clock::now() + duration * 1_000_000 })
 }
 
 /// `spin`: uses its processor without a pause, on every vCPU, for `duration=` ms or for ever.
@@ -56,9 +50,7 @@ pub fn flood_console(args: Args<'static>) -> Result<(), String> {
         if clock::now() >= until {
             break;
         }
-        println!(
-            "flood: line {line} ..............................................................."
-        );
+        println!("flood: line {line} ...............................................................");
         // A very long line, and bytes that a terminal would obey.
         if line % 100 == 0 {
             (0..64).for_each(|_| print!("flood: no end of this line \x1b[2J\x07\0"));
@@ -103,9 +95,7 @@ pub fn free_page_tables(_: Args<'static>) -> Result<(), String> {
     let freed = unsafe { memory::decrease_reservation(&[root], 0) };
     // SAFETY: reloading the same root flushes the TLB.
     unsafe { crate::cpu::set_cr3(root.0 * PAGE_SIZE) };
-    Err(format!(
-        "still running after its page tables were freed ({freed:?})"
-    ))
+    Err(format!("still running after its page tables were freed ({freed:?})"))
 }
 
 /// `crash`: panics.
@@ -116,10 +106,7 @@ pub fn crash(_: Args<'static>) -> Result<(), String> {
 /// `stack-overflow`: runs over the guard page of its stack.
 pub fn stack_overflow(_: Args<'static>) -> Result<(), String> {
     println!("stack-overflow: now");
-    Err(format!(
-        "still running after {}",
-        panic::overflow_stack(1000)
-    ))
+    Err(format!("still running after {}", panic::overflow_stack(1000)))
 }
 
 /// `reboot`: asks to be started anew, after `after=` ms.

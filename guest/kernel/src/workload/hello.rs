@@ -6,10 +6,7 @@ use ebb_guest_hypercall::{call, memory, version};
 use ebb_guest_logic::args::Args;
 
 fn text(bytes: &[u8]) -> &str {
-    let end = bytes
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(bytes.len());
+    let end = bytes.iter().position(|byte| *byte == 0).unwrap_or(bytes.len());
     core::str::from_utf8(&bytes[..end]).unwrap_or("?")
 }
 
@@ -30,17 +27,9 @@ pub fn run(args: Args<'static>) -> Result<(), String> {
         call::gate()
     );
     println!("hello: feature map {:?}", version::features(0));
-    println!(
-        "hello: start info version {}, flags {:#x}, {} modules",
-        info.version,
-        info.flags,
-        info.modules.len()
-    );
+    println!("hello: start info version {}, flags {:#x}, {} modules", info.version, info.flags, info.modules.len());
     for entry in &info.memory_map {
-        println!(
-            "hello: memory {:#012x}-{:#012x} type {}",
-            entry.start, entry.end, entry.kind
-        );
+        println!("hello: memory {:#012x}-{:#012x} type {}", entry.start, entry.end, entry.kind);
     }
     println!(
         "hello: {} pages of RAM, {} free, {} free 2 MiB extents; reservation {:?} of at most {:?}",
@@ -56,28 +45,15 @@ pub fn run(args: Args<'static>) -> Result<(), String> {
         smp::possible(),
         if apic::is_x2apic() { "x2APIC" } else { "xAPIC" },
         if events::is_fifo() { "FIFO" } else { "2-level" },
-        if events::by_apic() {
-            "APIC vector"
-        } else {
-            "callback vector"
-        },
+        if events::by_apic() { "APIC vector" } else { "callback vector" },
     );
     let (seconds, nanoseconds) = clock::wall();
-    println!(
-        "hello: TSC {} kHz, wall clock {seconds}.{nanoseconds:09}",
-        clock::tsc_khz()
-    );
+    println!("hello: TSC {} kHz, wall clock {seconds}.{nanoseconds:09}", clock::tsc_khz());
     let before = clock::now();
     thread::sleep(10_000_000);
-    println!(
-        "hello: slept {} us for 10000 us, idle by {}",
-        (clock::now() - before) / 1000,
-        idle::way()
-    );
+    println!("hello: slept {} us for 10000 us, idle by {}", (clock::now() - before) / 1000, idle::way());
     for cpu in 0..smp::online() {
-        let handle = thread::spawn("greeter", Some(cpu), move || {
-            println!("hello: from vCPU {cpu}")
-        })?;
+        let handle = thread::spawn("greeter", Some(cpu), move || println!("hello: from vCPU {cpu}"))?;
         handle.join();
     }
     println!("hello: done");

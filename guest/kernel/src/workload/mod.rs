@@ -2,6 +2,7 @@
 
 mod ending;
 mod hello;
+mod hostile;
 mod tide;
 
 use alloc::string::String;
@@ -19,6 +20,7 @@ const WORKLOADS: &[(&str, Run)] = &[
     ("send-loop", ending::send_loop),
     ("unmap-all", ending::unmap_all),
     ("free-page-tables", ending::free_page_tables),
+    ("hostile", hostile::run),
     ("crash", ending::crash),
     ("stack-overflow", ending::stack_overflow),
     ("reboot", ending::reboot),

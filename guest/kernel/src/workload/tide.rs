@@ -87,8 +87,7 @@ impl Held {
                     (first..first + BLOCK_PAGES).try_for_each(|page| self.check(page))?;
                     page::give(first, BLOCK_ORDER);
                 } else {
-                    self.pages
-                        .extend(first as u32..first as u32 + BLOCK_PAGES as u32);
+                    self.pages.extend(first as u32..first as u32 + BLOCK_PAGES as u32);
                 }
             } else if let Some(page) = self.pages.pop() {
                 self.check(u64::from(page))?;
@@ -127,9 +126,7 @@ struct Tide {
 
 impl Tide {
     fn parse(args: Args<'static>) -> Result<(Self, u64), String> {
-        let bad = |bad: ebb_guest_logic::args::BadValue<'_>| {
-            format!("{}={} is no number", bad.key, bad.value)
-        };
+        let bad = |bad: ebb_guest_logic::args::BadValue<'_>| format!("{}={} is no number", bad.key, bad.value);
         let all = balloon::stats().total;
         let wave = Wave {
             low: args.pages("min", all / 8).map_err(bad)?,
@@ -176,11 +173,7 @@ struct Shortness(bool);
 impl Shortness {
     fn note(&mut self, wish: u64, held: u64) {
         let missing = wish.saturating_sub(held);
-        let short = if self.0 {
-            missing > 0
-        } else {
-            missing > wish / 10 && missing > BLOCK_PAGES
-        };
+        let short = if self.0 { missing > 0 } else { missing > wish / 10 && missing > BLOCK_PAGES };
         if short != self.0 {
             self.0 = short;
             let stats = balloon::stats();
