@@ -18,6 +18,7 @@ mod search;
 use core::marker::PhantomData;
 use core::sync::atomic::Ordering;
 
+use arrayvec::ArrayVec;
 use shared_abi::xen::{Errno, Gfn, Mfn};
 
 use crate::heap::{Extent, FrameHeap, PinnedFrame};
@@ -31,6 +32,11 @@ const ROOT_LEVEL: u32 = 3;
 const ENTRIES: u32 = 512;
 /// Losses of translations are noted by this many regions.
 const REGIONS: usize = 64;
+/// Putting a superpage together costs about this many additions' worth of steps, so it is done once in as many: a guest
+/// that gives a page and takes it back again does not pay for a split and a merge each time.
+const HEAL_CREDIT: u32 = 512;
+/// Superpages that may wait to be put together; more are forgotten.
+const TO_HEAL: usize = 8;
 /// No table: a gfn that far up does not exist.
 const NO_RECENT: (u64, Mfn) = (u64::MAX, Mfn(0));
 
@@ -151,6 +157,10 @@ pub struct P2m<M: Machine> {
     lost: [u64; REGIONS],
     /// The table of level 0 that was changed last, and which 512 gfns it is for.
     recent: (u64, Mfn),
+    /// Additions since a superpage was last put together, up to [`HEAL_CREDIT`].
+    heal_credit: u32,
+    /// Gfns in tables that may have become superpages while there was no credit.
+    to_heal: ArrayVec<Gfn, TO_HEAL>,
     closed: bool,
     machine: PhantomData<fn() -> M>,
 }
@@ -167,6 +177,8 @@ impl<M: Machine> P2m<M> {
             generation: 0,
             lost: [0; REGIONS],
             recent: NO_RECENT,
+            heal_credit: HEAL_CREDIT,
+            to_heal: ArrayVec::new(),
             closed: false,
             machine: PhantomData,
         })
@@ -317,7 +329,7 @@ impl<M: Machine> P2m<M> {
             self.note_loss(gfn, level);
             self.retire(frames, old, level, retired);
         }
-        self.merge_upwards(frames, gfn, slot, retired);
+        self.heal(frames, gfn, slot, retired);
         Ok(())
     }
 
@@ -442,9 +454,11 @@ impl<M: Machine> P2m<M> {
         let table = self.new_table(frames)?;
         let level = slot.level - 1;
         let order = 9 * level;
+        // The format of leaves is the same but for the frame, whose field is added to.
+        let first = M::Format::leaf(leaf, level);
+        let step = M::Format::leaf(Leaf { mfn: Mfn(leaf.mfn.0 + (1 << order)), ..leaf }, level) - first;
         for index in 0..ENTRIES {
-            let piece = Leaf { mfn: Mfn(leaf.mfn.0 + (u64::from(index) << order)), ..leaf };
-            Slot { table, level, index }.store(frames.machine, M::Format::leaf(piece, level));
+            Slot { table, level, index }.store(frames.machine, first + u64::from(index) * step);
         }
         count(frames.heap, table).store(ENTRIES, Ordering::Relaxed);
         if leaf.kind == FrameKind::Ram {
@@ -454,11 +468,30 @@ impl<M: Machine> P2m<M> {
         Ok(table)
     }
 
+    /// After an addition at `slot`: puts superpages together, here or where they wait, if it is time for one.
+    fn heal(&mut self, frames: Frames<'_, M>, gfn: Gfn, slot: Slot, retired: &mut Retired) {
+        let whole = may_be_superpage(frames, slot).is_some();
+        if self.heal_credit < HEAL_CREDIT {
+            self.heal_credit += 1;
+            if whole && !self.to_heal.iter().any(|waiting| waiting.0 >> 9 == gfn.0 >> 9) {
+                let _ = self.to_heal.try_push(gfn);
+            }
+        } else if whole {
+            self.heal_credit = 0;
+            self.merge_upwards(frames, gfn, slot, retired);
+        } else if let Some(waiting) = self.to_heal.pop() {
+            let slot = self.existing_slot(frames.machine, waiting, 0);
+            if let Some(slot) = slot.filter(|slot| may_be_superpage(frames, *slot).is_some()) {
+                self.heal_credit = 0;
+                self.merge_upwards(frames, waiting, slot, retired);
+            }
+        }
+    }
+
     /// Makes a superpage of the table of `slot`, and of those above it, if they have become one.
     fn merge_upwards(&mut self, frames: Frames<'_, M>, gfn: Gfn, slot: Slot, retired: &mut Retired) {
         let mut slot = slot;
-        while slot.level < M::Format::largest_leaf_level() {
-            let Some(leaf) = superpage_in(frames, slot) else { return };
+        while let Some(leaf) = superpage_in(frames, slot) {
             let order = 9 * slot.level;
             frames.heap.merge_record(leaf.mfn, order + 9, order);
             let above = self.above(frames.machine, gfn, slot);
@@ -528,23 +561,30 @@ fn count(heap: &FrameHeap, table: Mfn) -> &core::sync::atomic::AtomicU32 {
     &heap.frame(table.0 as u32).count
 }
 
-/// The superpage that the table of `changed` forms, if it does. `changed` is its latest entry: looking there and at the
-/// first one before all others makes the common "no" cheap.
-fn superpage_in<M: Machine>(frames: Frames<'_, M>, changed: Slot) -> Option<Leaf> {
-    let Slot { table, level, index: last } = changed;
-    if count(frames.heap, table).load(Ordering::Relaxed) != ENTRIES {
+/// The first leaf of the superpage that the table of `changed` may form: a look at the first entry and at `changed`, the
+/// latest, which makes the common "no" cheap.
+fn may_be_superpage<M: Machine>(frames: Frames<'_, M>, changed: Slot) -> Option<Leaf> {
+    if changed.level >= M::Format::largest_leaf_level()
+        || count(frames.heap, changed.table).load(Ordering::Relaxed) != ENTRIES
+    {
         return None;
     }
-    let order = 9 * level;
+    let order = 9 * changed.level;
     let Entry::Leaf(first) = (Slot { index: 0, ..changed }).read(frames.machine) else { return None };
-    if first.kind != FrameKind::Ram || first.mfn.0 & ((1 << (order + 9)) - 1) != 0 {
-        return None;
-    }
-    let fits = |index: u32| {
-        let expected = Leaf { mfn: Mfn(first.mfn.0 + (u64::from(index) << order)), ..first };
-        (Slot { table, level, index }).read(frames.machine) == Entry::Leaf(expected)
-    };
-    (fits(last) && (1..ENTRIES).all(fits)).then_some(first)
+    let aligned = first.kind == FrameKind::Ram && first.mfn.0 & ((1 << (order + 9)) - 1) == 0;
+    (aligned && continues(frames, changed, first)).then_some(first)
+}
+
+/// The superpage that the table of `changed` forms, if it does.
+fn superpage_in<M: Machine>(frames: Frames<'_, M>, changed: Slot) -> Option<Leaf> {
+    let first = may_be_superpage(frames, changed)?;
+    (1..ENTRIES).all(|index| continues(frames, Slot { index, ..changed }, first)).then_some(first)
+}
+
+/// Whether an entry is what it must be in the superpage that begins with `first`.
+fn continues<M: Machine>(frames: Frames<'_, M>, slot: Slot, first: Leaf) -> bool {
+    let expected = Leaf { mfn: Mfn(first.mfn.0 + (u64::from(slot.index) << (9 * slot.level))), ..first };
+    slot.read(frames.machine) == Entry::Leaf(expected)
 }
 
 /// Splits `1 << order` frames at `gfn` into the pieces a p2m maps: the largest order that is a multiple of 9.

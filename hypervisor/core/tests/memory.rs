@@ -107,6 +107,32 @@ fn a_superpage_splits_and_heals() {
 }
 
 #[test]
+fn a_page_given_and_taken_again_does_not_split_each_time() {
+    let hv = hypervisor_of(1, 8192, true);
+    let d = domain(&hv, 1, 2048, 1);
+    // Two superpages lose a page and get it back, scrubbed, again and again.
+    let mut accesses = 0;
+    for round in 0..600 {
+        for gfn in [700, 1200] {
+            let before = hv.machine.accesses.load(Ordering::Relaxed);
+            assert_eq!(adjust(&hv, &d, op::DECREASE_RESERVATION, &[gfn], 0), 1);
+            while hv.heap.scrub_some(&hv.machine, 512) {}
+            assert_eq!(adjust(&hv, &d, op::POPULATE_PHYSMAP, &[gfn], 0), 1);
+            if round > 0 {
+                accesses += hv.machine.accesses.load(Ordering::Relaxed) - before;
+            }
+        }
+    }
+    assert!(accesses < 1198 * 100, "{accesses} memory accesses for 1198 pages");
+    // Both are whole in the end: the last additions pay for them.
+    for page in 0..1100 {
+        assert_eq!(adjust(&hv, &d, op::POPULATE_PHYSMAP, &[4096 + 2 * page], 0), 1);
+    }
+    assert_eq!((order_at(&hv, &d, 700), order_at(&hv, &d, 1200)), (Some(9), Some(9)));
+    audit(&hv);
+}
+
+#[test]
 fn pages_in_a_row_that_are_not_aligned_are_no_superpage() {
     let hv = hypervisor_of(1, 4096, true);
     let memory = DomainMemory::new(&hv, DomId(9), 1024).unwrap();

@@ -304,7 +304,7 @@ fn a_remembered_walk_depends_on_its_tables_not_on_the_rest() {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
 
     /// A guest that does whatever it likes to its tables: a vCPU that remembers sees what one sees that never was here.
     #[test]

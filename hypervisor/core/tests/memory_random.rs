@@ -177,7 +177,12 @@ impl World {
                 let argument = AddToPhysmap { domid: DomId::SELF, size: 0, space: 0, idx: 0, gpfn: Gfn(*gfn) };
                 self.call(caller, op::ADD_TO_PHYSMAP, &argument);
             }
-            Step::Pin { gfn } => self.pins.extend(self.domains[caller].memory.pin(&self.hv, Gfn(*gfn)).ok()),
+            Step::Pin { gfn } => {
+                if let Ok(pin) = self.domains[caller].memory.pin(&self.hv, Gfn(*gfn)) {
+                    mark(&self.hv, pin.mfn(), caller);
+                    self.pins.push(pin);
+                }
+            }
             Step::Unpin { which } => {
                 if !self.pins.is_empty() {
                     let which = which % self.pins.len();
@@ -331,20 +336,26 @@ fn build(hv: &Hv, id: u16) -> Dom {
     domain
 }
 
+fn tag_of(domain: usize) -> u64 {
+    0x7a6_0000_0000 | domain as u64
+}
+
+/// Tags a frame as a domain's, and says what it held.
+fn mark(hv: &Hv, mfn: Mfn, domain: usize) -> u64 {
+    use ebb_core::machine::{Machine, MachineAddress};
+    hv.machine.word64(MachineAddress::in_frame(mfn, 0)).swap(tag_of(domain), Ordering::Relaxed)
+}
+
 /// Tags every page a domain can see, and checks that pages not tagged yet are clear.
 fn tag(world: &World) -> Result<(), TestCaseError> {
-    use ebb_core::machine::Machine;
     for (which, domain) in world.domains.iter().enumerate() {
         for gfn in ARGUMENTS..GFNS {
             let Some(found) = domain.memory.lookup(&world.hv.machine, Gfn(gfn)) else { continue };
             if found.kind != ebb_core::p2m::FrameKind::Ram {
                 continue;
             }
-            let word = world.hv.machine.word64(machine_address(&world.hv, domain, gfn << 12));
-            let tag = 0x7a6_0000_0000 | which as u64;
-            let value = word.load(Ordering::Relaxed);
-            prop_assert!(value == 0 || value == tag, "domain {which} sees {value:#x} at gfn {gfn:#x}");
-            word.store(tag, Ordering::Relaxed);
+            let value = mark(&world.hv, machine_address(&world.hv, domain, gfn << 12).frame(), which);
+            prop_assert!(value == 0 || value == tag_of(which), "domain {which} sees {value:#x} at gfn {gfn:#x}");
         }
     }
     Ok(())
@@ -378,7 +389,7 @@ fn run_in(world: &mut World, steps: &[(usize, Step)]) -> Result<(), TestCaseErro
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 24, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn memory_stays_in_order(steps in prop::collection::vec((0..usize::from(DOMAINS), step()), 1..60)) {
