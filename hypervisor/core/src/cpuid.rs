@@ -79,8 +79,7 @@ mod feature1 {
     pub const NEED_AVX: u32 = bits(&[12, 28, 29]);
     pub const HYPERVISOR: u32 = 1 << 31;
     /// FPU to PGE, MCA, CMOV, PAT, PSE36, CLFLUSH, MMX, FXSR, SSE, SSE2.
-    pub const EDX: u32 =
-        bits(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26]);
+    pub const EDX: u32 = bits(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 19, 23, 24, 25, 26]);
     pub const APIC: u32 = 1 << 9;
 }
 
@@ -100,9 +99,8 @@ mod extended1 {
     /// LAHF, ALTMOVCR8, ABM, SSE4A, misaligned SSE, PREFETCHW.
     pub const ECX: u32 = bits(&[0, 4, 5, 6, 7, 8]);
     /// The bits that repeat leaf 1, then SYSCALL, NX, MMX extensions, FFXSR, 1 GiB pages, RDTSCP, long mode.
-    pub const EDX: u32 = bits(&[
-        0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 20, 22, 23, 24, 25, 26, 27, 29,
-    ]);
+    pub const EDX: u32 =
+        bits(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14, 15, 16, 17, 20, 22, 23, 24, 25, 26, 27, 29]);
     pub const NX: u32 = 1 << 20;
     pub const FFXSR: u32 = 1 << 25;
     pub const LONG_MODE: u32 = 1 << 29;

@@ -15,7 +15,7 @@ use crate::sched::{CpuSched, SchedConfig};
 use crate::timer::CpuTimers;
 
 /// Most domains alive at once (and the range of ids in use).
-pub const MAX_DOMAINS: usize = 128;
+pub const MAX_DOMAINS: usize = u128::BITS as usize;
 
 bitflags! {
     /// Reasons for a CPU to do more than go back into the guest.
@@ -144,6 +144,8 @@ pub struct DomainTable {
     pub next_id: u16,
     /// Domains alive.
     pub alive: usize,
+    /// Ids in use, a bit each: of domains alive, under construction or coming apart.
+    pub taken: u128,
 }
 
 impl<M: Machine> Hypervisor<M> {

@@ -2,28 +2,39 @@
 //!
 //! The end is a state change and a note to the hypervisor; the work (stopping vCPUs, closing event channels, giving
 //! memory back) is done in bounded steps by [`Hypervisor::background_work`] on whichever CPU has time, one CPU for each
-//! domain at a time. Nothing waits for it. A domain keeps its id until all of that is done.
+//! domain at a time. Nothing waits for it; and so that it comes to an end on a machine where no CPU ever has time, each
+//! CPU that uses its timer does a step every [`TICK`] while a domain ends. A domain keeps its id until all is done.
+//!
+//! Order: its vCPUs are stopped for good ([`crate::sched::retire`]), have left all CPUs, then its event channels are
+//! closed and the grants it has mapped let go, then its memory goes, last the hypervisor's frames it used. So nothing that a vCPU can reach is freed under
+//! it, and nothing that another domain's event could write to.
+//!
+//! Building a domain anew is one step, and not a short one.
+//!
+//! Locking: the teardown's own state under the LIFECYCLE lock, tried, never waited for; the state word is one atomic.
 
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU32, AtomicU8, Ordering};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use shared_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT};
 use shared_abi::trace_stream::{DomainEnd, Kind, REASON_DESTROYED, REASON_TRIPLE_FAULT};
 use zerocopy::IntoBytes;
 
 use crate::domain::{Domain, OnReboot};
-use crate::heap::Extent;
-use crate::hypervisor::Hypervisor;
+use crate::heap::{Extent, FrameHeap};
+use crate::hypervisor::{CpuAttention, Hypervisor};
 use crate::locks::{Mutex, rank};
 use crate::machine::{Level, Machine};
 use crate::vcpu::VcpuRef;
-use crate::{evtchn, sched};
+use crate::{evtchn, grant, sched};
 
 /// Page-table entries given back in one step.
 const RELEASE_BUDGET: usize = 64;
 /// Frames cleared in one step of idle work.
 const SCRUB_BUDGET: u64 = 64;
+/// Nanoseconds between two steps on a CPU that has other things to do.
+const TICK: u64 = 1_000_000;
 /// Status of a machine whose domains all ended well.
 pub const STATUS_OK: u8 = 0x10;
 /// Status of a machine where a domain crashed.
@@ -49,6 +60,7 @@ enum Stage {
     Stop,
     LeaveCpus,
     Close,
+    Grants,
     Memory,
     Done,
 }
@@ -56,10 +68,12 @@ enum Stage {
 /// A domain's life.
 #[derive(Debug)]
 pub struct Lifecycle {
-    state: AtomicU8,
-    reason: AtomicU32,
+    /// The state, and the reason of the end above [`REASON_SHIFT`]: whoever sees a domain end sees why.
+    word: AtomicU32,
     teardown: Mutex<Teardown, { rank::LIFECYCLE }>,
 }
+
+const REASON_SHIFT: u32 = 8;
 
 #[derive(Debug)]
 struct Teardown {
@@ -72,15 +86,14 @@ impl Lifecycle {
     /// A domain under construction.
     pub const fn new() -> Self {
         Self {
-            state: AtomicU8::new(State::Building as u8),
-            reason: AtomicU32::new(0),
+            word: AtomicU32::new(State::Building as u32),
             teardown: Mutex::new(Teardown { stage: Stage::Stop, special: Vec::new() }),
         }
     }
 
     /// Where it is.
     pub fn state(&self) -> State {
-        match self.state.load(Ordering::Acquire) {
+        match self.word.load(Ordering::SeqCst) & ((1 << REASON_SHIFT) - 1) {
             0 => State::Building,
             1 => State::Running,
             2 => State::Ending,
@@ -95,11 +108,11 @@ impl Lifecycle {
 
     /// Why it ends or ended.
     pub fn reason(&self) -> u32 {
-        self.reason.load(Ordering::Acquire)
+        self.word.load(Ordering::SeqCst) >> REASON_SHIFT
     }
 
     pub(crate) fn started(&self) {
-        self.state.store(State::Running as u8, Ordering::Release);
+        self.word.store(State::Running as u32, Ordering::SeqCst);
     }
 
     /// Frames to be freed when the domain is gone.
@@ -107,15 +120,28 @@ impl Lifecycle {
         self.teardown.lock().special.extend(frames);
     }
 
+    /// Gives them back.
+    pub(crate) fn free_kept(&self, heap: &FrameHeap) {
+        self.teardown.lock().free_special(heap);
+    }
+
     /// The first one to end a domain gives the reason.
     fn begin_end(&self, reason: u32) -> bool {
-        let from = State::Running as u8;
-        let changed =
-            self.state.compare_exchange(from, State::Ending as u8, Ordering::AcqRel, Ordering::Relaxed).is_ok();
-        if changed {
-            self.reason.store(reason, Ordering::Release);
-        }
-        changed
+        let to = State::Ending as u32 | reason << REASON_SHIFT;
+        self.word.compare_exchange(State::Running as u32, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+
+    /// The end of the end, for one caller.
+    fn finish_end(&self) -> bool {
+        let from = self.reason() << REASON_SHIFT | State::Ending as u32;
+        let to = self.reason() << REASON_SHIFT | State::Gone as u32;
+        self.word.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
+}
+
+impl Teardown {
+    fn free_special(&mut self, heap: &FrameHeap) {
+        self.special.drain(..).for_each(|extent| heap.free(extent));
     }
 }
 
@@ -126,9 +152,9 @@ impl Default for Lifecycle {
 }
 
 /// Ends a domain for one of Xen's `SHUTDOWN_*` reasons. Its vCPUs stop; a running one leaves its CPU at the exit that
-/// is being served, or when it is kicked.
+/// is being served, or when it is kicked. Of `reason` the lowest 8 bits count, as on Xen.
 pub fn shutdown<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>, reason: u32) {
-    let reason = domain.sched.shutdown_reason(reason);
+    let reason = domain.sched.shutdown_reason(reason & 0xff);
     end(hv, domain, reason);
 }
 
@@ -151,7 +177,10 @@ pub fn crash<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>, why: core:
 }
 
 fn end<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>, reason: u32) {
+    // Counted first: a step that finds the domain must find it counted, or its end would be taken off twice.
+    hv.endings.fetch_add(1, Ordering::SeqCst);
     if !domain.lifecycle.begin_end(reason) {
+        hv.endings.fetch_sub(1, Ordering::SeqCst);
         return;
     }
     let what = match reason {
@@ -166,8 +195,8 @@ fn end<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>, reason: u32) {
     for vcpu in sched::each_vcpu(domain) {
         sched::set_down(hv, &vcpu);
     }
-    hv.endings.fetch_add(1, Ordering::SeqCst);
-    // Some CPU must look: this one chooses again soon, since the caller's vCPU has stopped, and others may sleep.
+    // Some CPU must look: the idle ones may sleep, and this one may go on with another domain's vCPU.
+    hv.cpu().raise(CpuAttention::TIMER);
     for cpu in &hv.cpus {
         if cpu.sched.is_idle() && cpu.id != hv.machine.this_cpu() {
             hv.machine.kick(cpu.id);
@@ -184,6 +213,11 @@ impl<M: Machine> Hypervisor<M> {
     /// there is more.
     pub fn background_work(&self) -> bool {
         self.teardown_step() || self.heap.scrub_some(&self.machine, SCRUB_BUDGET)
+    }
+
+    /// When this CPU's timer should fire for the sake of domains that end (nanoseconds); a load when there are none.
+    pub(crate) fn teardown_due(&self) -> Option<u64> {
+        (self.endings.load(Ordering::Relaxed) != 0).then(|| self.machine.now() + TICK)
     }
 
     /// One step for each ended domain. Whether another should follow. A load when there is none.
@@ -215,11 +249,17 @@ impl<M: Machine> Hypervisor<M> {
             }
             Stage::Close => {
                 evtchn::close_all(self, domain);
-                teardown.stage = Stage::Memory;
+                teardown.stage = Stage::Grants;
+            }
+            Stage::Grants => {
+                if grant::release_mappings(self, domain, RELEASE_BUDGET) {
+                    teardown.stage = Stage::Memory;
+                }
             }
             Stage::Memory => {
                 if domain.memory.release_all(self, RELEASE_BUDGET) {
-                    teardown.special.drain(..).for_each(|extent| self.heap.free(extent));
+                    grant::release_table(self, domain);
+                    teardown.free_special(&self.heap);
                     teardown.stage = Stage::Done;
                 }
             }
@@ -241,8 +281,7 @@ impl<M: Machine> Hypervisor<M> {
 
     /// Everything is given back: the domain leaves the table, or is built again.
     fn finish(&self, domain: &Arc<Domain<M>>) {
-        let (from, to) = (State::Ending as u8, State::Gone as u8);
-        if domain.lifecycle.state.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_err() {
+        if !domain.lifecycle.finish_end() {
             return;
         }
         let reason = domain.lifecycle.reason();
@@ -270,7 +309,10 @@ impl<M: Machine> Hypervisor<M> {
 
     /// The status to end the machine with, once no domain is left and all their memory is back.
     pub fn all_ended(&self) -> Option<u8> {
-        if !self.opened.load(Ordering::SeqCst) || self.endings.load(Ordering::SeqCst) != 0 || self.domain_table.lock().alive != 0 {
+        if !self.opened.load(Ordering::SeqCst)
+            || self.endings.load(Ordering::SeqCst) != 0
+            || self.domain_table.lock().alive != 0
+        {
             return None;
         }
         if self.heap.ledger().domains != 0 {

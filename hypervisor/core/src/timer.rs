@@ -328,6 +328,7 @@ impl<M: Machine> Hypervisor<M> {
         }
         self.check_slice(cpu, now);
         self.take_sample(cpu, now);
+        self.teardown_step();
         self.rearm_timer(cpu);
     }
 
@@ -351,6 +352,9 @@ impl<M: Machine> Hypervisor<M> {
         let mut earliest = cpu.timers.earliest().min(cpu.sched.slice_end());
         if self.sample_period != 0 && cpu.id.0 == 0 {
             earliest = earliest.min(cpu.timers.next_sample.load(Ordering::Relaxed));
+        }
+        if let Some(due) = self.teardown_due() {
+            earliest = earliest.min(due);
         }
         if earliest < cpu.timers.armed.load(Ordering::Relaxed) {
             self.arm(cpu, earliest, self.machine.now());

@@ -27,8 +27,8 @@ const FADT_MINOR: usize = 131;
 const FADT_X_DSDT: usize = 140;
 /// No VGA, no CMOS clock, no legacy devices or 8042 (their bits clear).
 const BOOT_FLAGS: u16 = 1 << 2 | 1 << 5;
-/// Hardware-reduced ACPI.
-const HARDWARE_REDUCED: u32 = 1 << 20;
+/// WBINVD works, every processor has C1, power and sleep buttons are no fixed hardware; hardware-reduced ACPI.
+const FEATURES: u32 = 1 << 0 | 1 << 2 | 1 << 4 | 1 << 5 | 1 << 20;
 /// MADT: the machine has no 8259 (bit 0 clear).
 const MADT_FLAGS: u32 = 0;
 const PROCESSOR_ENABLED: u32 = 1;
@@ -84,7 +84,7 @@ fn fadt(dsdt: u64) -> Vec<u8> {
     let mut bytes = table(b"FACP", 6, FADT_SIZE);
     bytes[40..44].copy_from_slice(&(dsdt as u32).to_le_bytes());
     bytes[FADT_BOOT_FLAGS..FADT_BOOT_FLAGS + 2].copy_from_slice(&BOOT_FLAGS.to_le_bytes());
-    bytes[FADT_FLAGS..FADT_FLAGS + 4].copy_from_slice(&HARDWARE_REDUCED.to_le_bytes());
+    bytes[FADT_FLAGS..FADT_FLAGS + 4].copy_from_slice(&FEATURES.to_le_bytes());
     bytes[FADT_MINOR] = 5;
     bytes[FADT_X_DSDT..FADT_X_DSDT + 8].copy_from_slice(&dsdt.to_le_bytes());
     finish(bytes)

@@ -10,7 +10,8 @@ use alloc::vec::Vec;
 use shared_abi::memory::{E820_ACPI, E820_RAM, E820_RESERVED};
 
 use super::image::Image;
-use crate::domain::DomainConfig;
+use crate::domain::{DomainConfig, MAX_VCPUS};
+use crate::p2m::GFN_LIMIT;
 
 /// First address of the hole below 4 GiB.
 pub const HOLE_START: u64 = 0xc000_0000;
@@ -52,7 +53,37 @@ pub struct Layout {
     pub start_info: u64,
 }
 
-/// Plans a domain.
+/// Longest command line (bytes). No kernel takes more.
+const MAX_ARGUMENTS: usize = 1 << 16;
+
+/// Checks what does not depend on the files.
+///
+/// # Errors
+/// Which field is wrong, for people.
+pub fn check(config: &DomainConfig) -> Result<(), &'static str> {
+    let whole_pages = (config.memory | config.max_memory).is_multiple_of(PAGE);
+    if !whole_pages {
+        return Err("memory: memory= and maxmem= must be whole pages");
+    }
+    if config.memory <= HIGH_RAM_START {
+        return Err("memory: a domain needs more than 1 MiB");
+    }
+    if config.memory > GFN_LIMIT * PAGE - HOLE_END {
+        return Err("memory: more than a domain can address");
+    }
+    if config.max_memory < config.memory {
+        return Err("maxmem: less than memory=");
+    }
+    if config.vcpus == 0 || config.vcpus as usize > MAX_VCPUS {
+        return Err("vcpus: from 1 to 64");
+    }
+    if config.arguments.len() > MAX_ARGUMENTS || config.arguments.contains('\0') {
+        return Err("arguments: too long, or with a zero byte in them");
+    }
+    Ok(())
+}
+
+/// Plans a domain whose configuration has been checked.
 ///
 /// # Errors
 /// What does not fit, for people.
@@ -84,7 +115,11 @@ pub fn plan(config: &DomainConfig, image: &Image<'_>, start_of_day: u64) -> Resu
         });
     }
     if end > EARLY_LIMIT {
-        return Err("ramdisk: kernel and ramdisk together must end below 1 GiB");
+        return Err(if ramdisk_size > 0 {
+            "ramdisk: kernel and ramdisk together must end below 1 GiB"
+        } else {
+            "kernel: it and its start info must end below 1 GiB"
+        });
     }
     Ok(Layout { map: map(&ram), ram, ramdisk: after_kernel, start_info })
 }
@@ -108,7 +143,7 @@ fn map(ram: &[(u64, u64)]) -> Vec<MapEntry> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::build::image::tests::elf64;
+    use crate::build::image::elf64;
     use crate::domain::OnReboot;
 
     fn config(memory: u64, ramdisk: Option<&'static [u8]>) -> DomainConfig {

@@ -24,7 +24,9 @@ use zerocopy::IntoBytes;
 
 use crate::cpuid::apic_id;
 use crate::domain::{Domain, DomainConfig};
+use crate::domctl::Control;
 use crate::evtchn::{self, DomainEvents};
+use crate::grant::{self, DomainGrants};
 use crate::heap::{Extent, Owner};
 use crate::hvm::HvmParameters;
 use crate::hypervisor::{Hypervisor, MAX_DOMAINS};
@@ -114,14 +116,13 @@ impl<M: Machine> Hypervisor<M> {
     /// # Errors
     /// What is wrong, naming the field of the configuration.
     pub fn build_domain(&self, config: DomainConfig) -> Result<Arc<Domain<M>>, BuildError> {
+        layout::check(&config)?;
         let image = Image::parse(config.kernel)?;
         let layout = layout::plan(&config, &image, StartOfDay::size(&config))?;
-        let pages = config.memory >> PAGE_SHIFT;
-        let id = self.reserve_id()?;
-        let result = self.build(id, config, &image, &layout, pages);
+        let id = self.reserve_id(config.privileged)?;
+        let result = self.build(id, config, &image, &layout);
         if result.is_err() {
-            let _ = self.heap.claim(id, 0);
-            self.release_id(id);
+            self.give_up_id(id);
         }
         result
     }
@@ -132,8 +133,8 @@ impl<M: Machine> Hypervisor<M> {
         config: DomainConfig,
         image: &Image<'_>,
         layout: &Layout,
-        pages: u64,
     ) -> Result<Arc<Domain<M>>, BuildError> {
+        let pages = config.memory >> PAGE_SHIFT;
         self.heap.account(id).set_maximum(config.max_memory >> PAGE_SHIFT);
         if self.heap.claim(id, pages).is_err() {
             return Err(self.too_little(pages));
@@ -155,8 +156,10 @@ impl<M: Machine> Hypervisor<M> {
             config,
             memory,
             events: DomainEvents::new(),
+            grants: DomainGrants::new(),
             hvm: HvmParameters::new(),
             sched: DomainSched::new(weight),
+            control: Control::new(),
             lifecycle: Lifecycle::new(),
             vcpus,
         });
@@ -174,6 +177,11 @@ impl<M: Machine> Hypervisor<M> {
         let ledger = self.heap.ledger();
         let free = (ledger.free + ledger.scrubbing).saturating_sub(ledger.claimed);
         BuildError(alloc::format!("memory: {} MiB wanted, {} MiB free on this machine", pages >> 8, free >> 8))
+    }
+
+    /// There was enough, but some of it went to page tables or other domains meanwhile.
+    fn fell_short(config: &DomainConfig, pages: u64) -> BuildError {
+        BuildError(alloc::format!("memory: {} MiB wanted, {pages} pages short", config.memory >> 20))
     }
 
     fn new_vcpus(&self, count: u32) -> Option<Box<[Vcpu<M>]>> {
@@ -195,7 +203,8 @@ impl<M: Machine> Hypervisor<M> {
         special: &mut Vec<Extent>,
     ) -> Result<(), BuildError> {
         for &(start, size) in &layout.ram {
-            self.populate_run(memory, start >> PAGE_SHIFT, size >> PAGE_SHIFT)?;
+            self.populate_run(memory, start >> PAGE_SHIFT, size >> PAGE_SHIFT)
+                .map_err(|missing| Self::fell_short(config, missing))?;
         }
         for segment in &image.segments {
             self.write_new(memory, segment.address, segment.bytes)?;
@@ -221,19 +230,21 @@ impl<M: Machine> Hypervisor<M> {
         Ok(())
     }
 
-    /// Backs `count` frames from `gfn` on, in the largest extents that alignment and the heap allow.
-    fn populate_run(&self, memory: &DomainMemory<M>, mut gfn: u64, mut count: u64) -> Result<(), BuildError> {
+    /// Backs `count` frames from `gfn` on, in the largest extents that alignment and the heap allow. An error is the
+    /// number of frames that could not be had.
+    fn populate_run(&self, memory: &DomainMemory<M>, mut gfn: u64, mut count: u64) -> Result<(), u64> {
         let mut limit = MAX_ORDER;
         while count > 0 {
             let aligned = if gfn == 0 { MAX_ORDER } else { gfn.trailing_zeros() };
-            let order = LEAF_ORDERS.into_iter().find(|&order| order <= aligned.min(count.ilog2()).min(limit)).unwrap_or(0);
+            let order =
+                LEAF_ORDERS.into_iter().find(|&order| order <= aligned.min(count.ilog2()).min(limit)).unwrap_or(0);
             match memory.populate(self, Gfn(gfn), order) {
                 Ok(()) => {
                     gfn += 1 << order;
                     count -= 1 << order;
                 }
                 Err(_) if order > 0 => limit = order - 1,
-                Err(_) => return Err(self.too_little(count)),
+                Err(_) => return Err(count),
             }
         }
         Ok(())
@@ -260,9 +271,10 @@ impl<M: Machine> Hypervisor<M> {
     /// Enters a built domain into the table and lets it run.
     ///
     /// # Errors
-    /// No memory for the scheduler's queues.
+    /// No memory for the scheduler's queues; the domain is gone then.
     pub fn start_domain(&self, domain: &Arc<Domain<M>>) -> Result<(), BuildError> {
         if !sched::admit(self, domain) {
+            self.abandon_domain(domain);
             return Err("vcpus: no memory for the scheduler's queues".into());
         }
         self.set_domain(domain.id, Some(domain.clone()));
@@ -276,24 +288,50 @@ impl<M: Machine> Hypervisor<M> {
         Ok(())
     }
 
+    /// Takes apart a domain that was built and will not be started.
+    pub fn abandon_domain(&self, domain: &Arc<Domain<M>>) {
+        evtchn::close_all(self, domain);
+        while !domain.memory.release_all(self, RELEASE_BUDGET) {}
+        grant::release_table(self, domain);
+        domain.lifecycle.free_kept(&self.heap);
+        self.give_up_id(domain.id);
+    }
+
     /// An id for a new domain: the next one that is free, so that the id of one that ended is not used again soon.
-    fn reserve_id(&self) -> Result<DomId, BuildError> {
+    /// Guests take 0 for the control domain, so it goes to a privileged one or to nobody.
+    fn reserve_id(&self, privileged: bool) -> Result<DomId, BuildError> {
+        const GUESTS: u16 = MAX_DOMAINS as u16 - 1;
         let mut table = self.domain_table.lock();
-        for _ in 0..MAX_DOMAINS {
-            let id = DomId(table.next_id % MAX_DOMAINS as u16);
-            table.next_id = table.next_id.wrapping_add(1);
-            if self.find_domain(id).is_none() && self.heap.account(id).current() == 0 {
-                table.alive += 1;
-                return Ok(id);
-            }
+        let first = table.next_id;
+        let others = (0..GUESTS).map(|index| first.wrapping_add(index) % GUESTS + 1);
+        let mut candidates = privileged.then_some(0).into_iter().chain(others).map(DomId);
+        let id = candidates.find(|&id| {
+            // Pages may outlive their domain: pinned by others.
+            table.taken >> id.0 & 1 == 0 && self.find_domain(id).is_none() && self.heap.account(id).current() == 0
+        });
+        let id = id.ok_or("there are too many domains")?;
+        table.taken |= 1 << id.0;
+        table.alive += 1;
+        if id.0 != 0 {
+            table.next_id = id.0 % GUESTS;
         }
-        Err("there are too many domains".into())
+        Ok(id)
+    }
+
+    /// Takes back what a failed attempt to build a domain left of it: its id, its claim.
+    fn give_up_id(&self, id: DomId) {
+        // Withdrawing a claim cannot fail.
+        let _ = self.heap.claim(id, 0);
+        self.release_id(id);
     }
 
     /// Takes back an id, with the domain it stood for.
     pub fn release_id(&self, id: DomId) {
         self.set_domain(id, None);
-        self.domain_table.lock().alive -= 1;
+        self.heap.account(id).set_maximum(0);
+        let mut table = self.domain_table.lock();
+        table.alive -= 1;
+        table.taken &= !(1 << id.0);
     }
 }
 

@@ -33,6 +33,11 @@ fn with_callback() -> (Hv, Arc<Domain<FakeMachine>>) {
     (hv, domain)
 }
 
+/// Plans the next entry.
+fn enter(hv: &Hv, vcpu: &VcpuRef<FakeMachine>, can: Interruptibility) -> EntryPlan {
+    hv.prepare_entry(vcpu, can)
+}
+
 fn set_upcall(hv: &Hv, domain: &Domain<FakeMachine>, pending: u8) {
     poke(hv, domain, 0x1000 + EVTCHN_UPCALL_PENDING as u64, &[pending]);
 }
@@ -45,7 +50,7 @@ fn finish(hv: &Hv, domain: &Domain<FakeMachine>) {
 #[test]
 fn nothing_waits_nothing_is_planned() {
     let (hv, domain) = with_callback();
-    assert_eq!(hv.prepare_entry(&vcpu(&domain, 0), FREE), EntryPlan::default());
+    assert_eq!(enter(&hv, &vcpu(&domain, 0), FREE), EntryPlan::default());
     finish(&hv, &domain);
 }
 
@@ -60,21 +65,21 @@ fn events_come_in_their_order() {
     *first.start.lock() = Some(StartState::real_mode(1));
     first.raise(Attention::START);
 
-    let plan = hv.prepare_entry(&first, FREE);
+    let plan = enter(&hv, &first, FREE);
     assert_eq!((plan.start, plan.inject), (Some(StartState::real_mode(1)), None));
-    let plan = hv.prepare_entry(&first, FREE);
+    let plan = enter(&hv, &first, FREE);
     assert_eq!(plan, EntryPlan { inject: Some(Injection::Nmi), interrupt_window: true, ..Default::default() });
-    let plan = hv.prepare_entry(&first, FREE);
+    let plan = enter(&hv, &first, FREE);
     let upcall = Some(Injection::External(CALLBACK));
     assert_eq!(plan, EntryPlan { inject: upcall, interrupt_window: true, ..Default::default() });
-    assert_eq!(hv.prepare_entry(&first, FREE).inject, upcall, "a level: until the guest clears the byte");
+    assert_eq!(enter(&hv, &first, FREE).inject, upcall, "a level: until the guest clears the byte");
     set_upcall(&hv, &domain, 0);
-    let plan = hv.prepare_entry(&first, FREE);
+    let plan = enter(&hv, &first, FREE);
     assert_eq!(plan, EntryPlan { inject: Some(Injection::External(0x60)), ..Default::default() }, "0x50 is too low");
-    assert_eq!(hv.prepare_entry(&first, FREE), EntryPlan::default());
+    assert_eq!(enter(&hv, &first, FREE), EntryPlan::default());
     hv.apic_mmio_write(&first, register::EOI << 4, 0);
-    assert_eq!(hv.prepare_entry(&first, FREE).inject, Some(Injection::External(0x50)));
-    hv.prepare_entry(&first, FREE);
+    assert_eq!(enter(&hv, &first, FREE).inject, Some(Injection::External(0x50)));
+    enter(&hv, &first, FREE);
     assert_eq!(first.attention(), Attention::empty());
     finish(&hv, &domain);
 }
@@ -83,7 +88,7 @@ fn events_come_in_their_order() {
 fn what_cannot_be_injected_asks_for_its_window() {
     let (hv, domain) = with_callback();
     let first = vcpu(&domain, 0);
-    let plan = |can| hv.prepare_entry(&first, can);
+    let plan = |can| enter(&hv, &first, can);
     let window = EntryPlan { interrupt_window: true, ..Default::default() };
     let blocked = Interruptibility { interrupts: false, ..FREE };
     let occupied = Interruptibility { occupied: true, ..FREE };
@@ -113,17 +118,13 @@ fn a_vcpu_with_its_own_vector_gets_upcalls_from_its_apic() {
     // struct xen_hvm_evtchn_upcall_vector {vcpu, vector}
     poke(&hv, &domain, 0x2000, &[0, 0, 0, 0, 0x90]);
     assert_eq!(hypercall(&hv, &first, HVM_OP, [23, 0x2000, 0, 0, 0]), 0);
-    assert_eq!(
-        hv.prepare_entry(&first, FREE).inject,
-        Some(Injection::External(0x90)),
-        "once when it is set, as on Xen"
-    );
+    assert_eq!(enter(&hv, &first, FREE).inject, Some(Injection::External(0x90)), "once when it is set, as on Xen");
     hv.apic_mmio_write(&first, register::EOI << 4, 0);
     set_upcall(&hv, &domain, 1);
-    assert_eq!(hv.prepare_entry(&first, FREE), EntryPlan::default(), "the byte alone is not enough");
+    assert_eq!(enter(&hv, &first, FREE), EntryPlan::default(), "the byte alone is not enough");
     evtchn::announce(&hv, &first);
-    assert_eq!(hv.prepare_entry(&first, FREE).inject, Some(Injection::External(0x90)));
-    assert_eq!(hv.prepare_entry(&first, FREE).inject, None, "an edge");
+    assert_eq!(enter(&hv, &first, FREE).inject, Some(Injection::External(0x90)));
+    assert_eq!(enter(&hv, &first, FREE).inject, None, "an edge");
     finish(&hv, &domain);
 }
 
@@ -133,16 +134,16 @@ fn task_priority_holds_interrupts_back_and_lets_them_go() {
     let first = vcpu(&domain, 0);
     hv.set_tpr(&first, 0x50);
     hv.lapic_set_irr(&first, 0x5f);
-    assert_eq!(hv.prepare_entry(&first, FREE), EntryPlan::default(), "no window: nothing could come by it");
+    assert_eq!(enter(&hv, &first, FREE), EntryPlan::default(), "no window: nothing could come by it");
     assert_eq!(first.attention(), Attention::empty());
     set_upcall(&hv, &domain, 1);
-    assert_eq!(hv.prepare_entry(&first, FREE).inject, Some(Injection::External(CALLBACK)), "not by its priority");
+    assert_eq!(enter(&hv, &first, FREE).inject, Some(Injection::External(CALLBACK)), "not by its priority");
     set_upcall(&hv, &domain, 0);
     hv.set_tpr(&first, 0x4f);
     assert_eq!(first.attention(), Attention::LAPIC);
-    assert_eq!(hv.prepare_entry(&first, FREE).inject, Some(Injection::External(0x5f)));
+    assert_eq!(enter(&hv, &first, FREE).inject, Some(Injection::External(0x5f)));
     hv.lapic_set_irr(&first, 0x51);
-    assert_eq!(hv.prepare_entry(&first, FREE), EntryPlan::default());
+    assert_eq!(enter(&hv, &first, FREE), EntryPlan::default());
     hv.apic_mmio_write(&first, register::EOI << 4, 0);
     assert_eq!(first.attention(), Attention::LAPIC, "raised again by the end of the other");
     finish(&hv, &domain);
@@ -161,7 +162,7 @@ fn the_timer_interrupts() {
     for round in 1..=3 {
         hv.machine.set_now(start + round * 500_000);
         hv.on_timer();
-        assert_eq!(hv.prepare_entry(&first, FREE).inject, Some(Injection::External(0x31)));
+        assert_eq!(enter(&hv, &first, FREE).inject, Some(Injection::External(0x31)));
         hv.apic_mmio_write(&first, register::EOI << 4, 0);
         assert_eq!(deadline(), Some(start + (round + 1) * 500_000));
     }
@@ -195,7 +196,7 @@ fn interrupts_between_cpus_are_neither_lost_nor_doubled() {
         let guest = vcpu(&domain, 0);
         let mut idle = 0_u64;
         while taken.iter().any(|taken| taken.load(Ordering::SeqCst) < ROUNDS) {
-            match hv.prepare_entry(&guest, FREE).inject {
+            match enter(&hv, &guest, FREE).inject {
                 Some(Injection::External(vector)) => {
                     let index = VECTORS.iter().position(|known| *known == vector).expect("a vector that was sent");
                     // The end first: the sender goes on at once.
@@ -210,7 +211,7 @@ fn interrupts_between_cpus_are_neither_lost_nor_doubled() {
                 }
             }
         }
-        assert_eq!(hv.prepare_entry(&guest, FREE).inject, None);
+        assert_eq!(enter(&hv, &guest, FREE).inject, None);
     });
     assert!(taken.iter().all(|taken| taken.load(Ordering::SeqCst) == ROUNDS));
     assert_eq!(waiting(&vcpu(&domain, 0)), [0; 0]);
