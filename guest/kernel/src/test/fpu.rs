@@ -63,6 +63,14 @@ fn store(to: &mut Registers, avx: bool) {
     }
 }
 
+/// Reads XCR0. CR4.OSXSAVE is set when there is AVX.
+fn xgetbv() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: reads a register that exists.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nomem, nostack)) };
+    u64::from(high) << 32 | u64::from(low)
+}
+
 /// Keeps a pattern in the registers over many yields; the number of times that it was wrong.
 fn keep(id: u64) -> Result<u64, String> {
     let avx = has_avx();
@@ -81,6 +89,9 @@ fn keep(id: u64) -> Result<u64, String> {
         load(&wanted, avx);
         for _ in 0..5 {
             let _ = sched::yield_now();
+        }
+        if avx && xgetbv() != 7 {
+            return Err(format!("XCR0 is {:#x} instead of 7 after a yield", xgetbv()));
         }
         store(&mut found, avx);
         wrong += u64::from(found != wanted);
