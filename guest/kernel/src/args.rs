@@ -117,12 +117,6 @@ mod tests {
         let args = Args::new("seed=0x10 calls=many");
         assert_eq!(args.number("seed", 1), Ok(16));
         assert_eq!(args.number("absent", 7), Ok(7));
-        assert_eq!(
-            args.number("calls", 1),
-            Err(BadValue {
-                key: "calls",
-                value: "many"
-            })
-        );
+        assert_eq!(args.number("calls", 1), Err(BadValue { key: "calls", value: "many" }));
     }
 }

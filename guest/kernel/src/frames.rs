@@ -31,12 +31,7 @@ pub struct Block {
 
 impl Block {
     /// A block without a free page.
-    pub const EMPTY: Self = Self {
-        free: [0; WORDS],
-        count: 0,
-        next: NONE,
-        prev: NONE,
-    };
+    pub const EMPTY: Self = Self { free: [0; WORDS], count: 0, next: NONE, prev: NONE };
 
     /// The first run of `1 << order` free pages, aligned to its size.
     fn find(&self, order: u32) -> Option<u32> {
@@ -45,11 +40,7 @@ impl Block {
             let words = (pages / 64) as usize;
             return (0..WORDS)
                 .step_by(words)
-                .find(|start| {
-                    self.free[*start..start + words]
-                        .iter()
-                        .all(|word| *word == !0)
-                })
+                .find(|start| self.free[*start..start + words].iter().all(|word| *word == !0))
                 .map(|start| start as u32 * 64);
         }
         self.free.iter().enumerate().find_map(|(index, word)| {
@@ -62,16 +53,9 @@ impl Block {
     fn mark(&mut self, page: u32, order: u32, free: bool) -> bool {
         let pages = 1u32 << order;
         let (first, words) = ((page / 64) as usize, (pages as usize).div_ceil(64));
-        let mask = if pages >= 64 {
-            !0
-        } else {
-            ((1u64 << pages) - 1) << (page % 64)
-        };
+        let mask = if pages >= 64 { !0 } else { ((1u64 << pages) - 1) << (page % 64) };
         let wanted = if free { 0 } else { mask };
-        if self.free[first..first + words]
-            .iter()
-            .any(|word| word & mask != wanted)
-        {
+        if self.free[first..first + words].iter().any(|word| word & mask != wanted) {
             return false;
         }
         for word in &mut self.free[first..first + words] {
@@ -123,13 +107,7 @@ impl<'a> Frames<'a> {
     /// Starts with nothing free. `blocks` is overwritten.
     pub fn new(blocks: &'a mut [Block]) -> Self {
         blocks.fill(Block::EMPTY);
-        Self {
-            blocks,
-            partial: NONE,
-            whole: NONE,
-            free: 0,
-            free_blocks: 0,
-        }
+        Self { blocks, partial: NONE, whole: NONE, free: 0, free_blocks: 0 }
     }
 
     /// Free pages.
@@ -166,10 +144,7 @@ impl<'a> Frames<'a> {
     /// Takes exactly the `1 << order` pages from `page` on, if all are free.
     pub fn take_at(&mut self, page: u64, order: u32) -> bool {
         let index = page / BLOCK_PAGES;
-        if order > BLOCK_ORDER
-            || !page.is_multiple_of(1 << order)
-            || index >= self.blocks.len() as u64
-        {
+        if order > BLOCK_ORDER || !page.is_multiple_of(1 << order) || index >= self.blocks.len() as u64 {
             return false;
         }
         let before = self.blocks[index as usize].count;
@@ -202,10 +177,7 @@ impl<'a> Frames<'a> {
     pub fn give_range(&mut self, start: u64, end: u64) -> Result<(), BadFree> {
         let mut page = start;
         while page < end {
-            let order = page
-                .trailing_zeros()
-                .min((end - page).ilog2())
-                .min(BLOCK_ORDER);
+            let order = page.trailing_zeros().min((end - page).ilog2()).min(BLOCK_ORDER);
             self.give(page, order)?;
             page += 1 << order;
         }

@@ -34,9 +34,6 @@ mod tests {
         assert_eq!(summarise(&mut []), None);
         assert_eq!(summarise(&mut [9, 1, 5]).unwrap().median, 5);
         let even = summarise(&mut [4, 1, u64::MAX, 2]).unwrap();
-        assert_eq!(
-            (even.min, even.median, even.max, even.samples),
-            (1, 2, u32::MAX, 4)
-        );
+        assert_eq!((even.min, even.median, even.max, even.samples), (1, 2, u32::MAX, 4));
     }
 }

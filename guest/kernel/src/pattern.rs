@@ -25,12 +25,7 @@ pub fn check(page: &[u64; WORDS], gfn: u64, seed: u64) -> Result<(), Mismatch> {
     for index in (0..WORDS).step_by(STRIDE) {
         let expected = word(gfn, seed, index);
         if page[index] != expected {
-            return Err(Mismatch {
-                gfn,
-                index,
-                expected,
-                found: page[index],
-            });
+            return Err(Mismatch { gfn, index, expected, found: page[index] });
         }
     }
     Ok(())

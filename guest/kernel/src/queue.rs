@@ -14,9 +14,7 @@ pub struct RunQueue<const N: usize> {
 impl<const N: usize> RunQueue<N> {
     /// An empty queue.
     pub const fn new() -> Self {
-        Self {
-            list: ArrayVec::new_const(),
-        }
+        Self { list: ArrayVec::new_const() }
     }
 
     /// Puts a thread at the end. Each thread may be in the queue once: a second time is ignored.
@@ -28,18 +26,13 @@ impl<const N: usize> RunQueue<N> {
 
     /// Takes the first thread that may run on `vcpu`.
     pub fn pop(&mut self, vcpu: u16) -> Option<u16> {
-        let place = self
-            .list
-            .iter()
-            .position(|(_, pinned)| pinned.is_none_or(|only| only == vcpu))?;
+        let place = self.list.iter().position(|(_, pinned)| pinned.is_none_or(|only| only == vcpu))?;
         Some(self.list.remove(place).0)
     }
 
     /// Is there a thread for `vcpu`?
     pub fn has_work(&self, vcpu: u16) -> bool {
-        self.list
-            .iter()
-            .any(|(_, pinned)| pinned.is_none_or(|only| only == vcpu))
+        self.list.iter().any(|(_, pinned)| pinned.is_none_or(|only| only == vcpu))
     }
 }
 
@@ -52,9 +45,7 @@ pub struct Sleepers<const N: usize> {
 impl<const N: usize> Sleepers<N> {
     /// Nobody sleeps.
     pub const fn new() -> Self {
-        Self {
-            list: ArrayVec::new_const(),
-        }
+        Self { list: ArrayVec::new_const() }
     }
 
     /// Adds a sleeper; of equal deadlines the first one added wakes first.
@@ -118,11 +109,7 @@ mod tests {
         assert_eq!(sleepers.next_deadline(), Some(10));
         assert_eq!(sleepers.pop_due(9), None);
         assert!(sleepers.remove(2) && !sleepers.remove(2));
-        let first = [
-            sleepers.pop_due(10),
-            sleepers.pop_due(10),
-            sleepers.pop_due(10),
-        ];
+        let first = [sleepers.pop_due(10), sleepers.pop_due(10), sleepers.pop_due(10)];
         assert_eq!(first, [Some(1), Some(4), None]);
         assert_eq!(sleepers.pop_due(100), Some(3));
         assert_eq!(sleepers.next_deadline(), None);

@@ -33,9 +33,7 @@ pub struct Ranges<const N: usize> {
 impl<const N: usize> Ranges<N> {
     /// An empty set.
     pub const fn new() -> Self {
-        Self {
-            list: ArrayVec::new_const(),
-        }
+        Self { list: ArrayVec::new_const() }
     }
 
     /// Adds `range`; the part that is already there is not added twice.
@@ -53,14 +51,8 @@ impl<const N: usize> Ranges<N> {
         }
         let old = core::mem::take(&mut self.list);
         for range in old {
-            let below = Range {
-                start: range.start,
-                end: range.end.min(hole.start),
-            };
-            let above = Range {
-                start: range.start.max(hole.end),
-                end: range.end,
-            };
+            let below = Range { start: range.start, end: range.end.min(hole.start) };
+            let above = Range { start: range.start.max(hole.end), end: range.end };
             for part in [below, above] {
                 if !part.is_empty() {
                     let _ = self.list.try_push(part);
@@ -86,8 +78,7 @@ impl<const N: usize> Ranges<N> {
 
     /// Does the set hold `page`?
     pub fn contains(&self, page: u64) -> bool {
-        self.iter()
-            .any(|range| (range.start..range.end).contains(&page))
+        self.iter().any(|range| (range.start..range.end).contains(&page))
     }
 }
 

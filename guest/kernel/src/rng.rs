@@ -7,11 +7,7 @@ pub struct Rng(u64);
 impl Rng {
     /// Starts from `seed`; equal seeds give equal sequences. Zero is taken as another fixed seed.
     pub fn new(seed: u64) -> Self {
-        Self(if seed == 0 {
-            0x9E37_79B9_7F4A_7C15
-        } else {
-            seed
-        })
+        Self(if seed == 0 { 0x9E37_79B9_7F4A_7C15 } else { seed })
     }
 
     /// The next 64 bits.
@@ -24,11 +20,7 @@ impl Rng {
 
     /// A number below `bound`; 0 when `bound` is 0. Slightly uneven for huge bounds, which does not matter here.
     pub fn below(&mut self, bound: u64) -> u64 {
-        if bound == 0 {
-            0
-        } else {
-            self.next_u64() % bound
-        }
+        if bound == 0 { 0 } else { self.next_u64() % bound }
     }
 
     /// True once in `n` on average.

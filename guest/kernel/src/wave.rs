@@ -37,12 +37,7 @@ mod tests {
 
     #[test]
     fn starts_low_peaks_in_the_middle_and_stays_inside() {
-        let wave = Wave {
-            low: 1000,
-            high: 9000,
-            period_ms: 20_000,
-            phase_ms: 0,
-        };
+        let wave = Wave { low: 1000, high: 9000, period_ms: 20_000, phase_ms: 0 };
         assert_eq!(wave.at(0), 1000);
         assert_eq!(wave.at(10_000), 9000);
         assert_eq!(wave.at(20_000), 1000);
@@ -51,21 +46,13 @@ mod tests {
             assert!((1000..=9000).contains(&wave.at(t)));
             assert!(wave.at(t).abs_diff(wave.at(t + 1)) < 4, "no jumps");
         }
-        let late = Wave {
-            phase_ms: 10_000,
-            ..wave
-        };
+        let late = Wave { phase_ms: 10_000, ..wave };
         assert_eq!(late.at(0), 9000);
     }
 
     #[test]
     fn degenerate_values_do_not_divide_by_zero() {
-        let wave = Wave {
-            low: 5,
-            high: 2,
-            period_ms: 0,
-            phase_ms: 3,
-        };
+        let wave = Wave { low: 5, high: 2, period_ms: 0, phase_ms: 3 };
         assert_eq!(wave.at(7), 5);
     }
 }
