@@ -36,6 +36,8 @@ pub struct GuestPaging {
     pub efer: u64,
     /// Current privilege level.
     pub cpl: u8,
+    /// RFLAGS.IF: whether the caller takes interrupts.
+    pub interrupts: bool,
 }
 
 /// A hypercall in progress.

@@ -363,7 +363,7 @@ pub fn vcpu(domain: &Arc<Domain<FakeMachine>>, id: u32) -> VcpuRef<FakeMachine> 
 }
 
 /// Paging off: addresses in hypercall arguments are guest-physical (32 bits).
-pub const UNPAGED: GuestPaging = GuestPaging { cr0: 0x11, cr3: 0, cr4: 0, efer: 0, cpl: 0 };
+pub const UNPAGED: GuestPaging = GuestPaging { cr0: 0x11, cr3: 0, cr4: 0, efer: 0, cpl: 0, interrupts: true };
 
 /// A hypercall of `current`'s with 64-bit arguments and paging off, for calling one function of the core.
 pub fn call<'a>(

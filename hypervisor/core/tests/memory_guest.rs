@@ -37,7 +37,7 @@ const TOP: u64 = 0x10;
 
 fn long(levels: u64) -> GuestPaging {
     let cr4 = PAE | if levels == 5 { LA57 } else { 0 };
-    GuestPaging { cr0: CR0_PG | CR0_WP, cr3: TOP << 12, cr4, efer: LMA | NXE, cpl: 0 }
+    GuestPaging { cr0: CR0_PG | CR0_WP, cr3: TOP << 12, cr4, efer: LMA | NXE, cpl: 0, interrupts: true }
 }
 
 fn call<'a>(hv: &'a Hv, current: &'a VcpuRef<FakeMachine>, paging: GuestPaging) -> Call<'a, FakeMachine> {
@@ -121,7 +121,7 @@ fn pae_and_two_levels() {
     let v = vcpu(&d, 0);
     poke(&hv, &d, (300 << 12) + 4, &77u32.to_le_bytes());
     // PAE: four top entries anywhere 32-byte aligned; they have no rights and no accessed bit.
-    let pae = GuestPaging { cr0: CR0_PG | CR0_WP, cr3: (TOP << 12) + 0x20, cr4: PAE, efer: 0, cpl: 0 };
+    let pae = GuestPaging { cr0: CR0_PG | CR0_WP, cr3: (TOP << 12) + 0x20, cr4: PAE, efer: 0, cpl: 0, interrupts: true };
     poke(&hv, &d, (TOP << 12) + 0x20 + 8, &((TOP + 1) << 12 | P).to_le_bytes());
     entry(&hv, &d, TOP + 1, 2, (TOP + 2) << 12 | P | W);
     entry(&hv, &d, TOP + 2, 3, 300 << 12 | P | W);
@@ -136,7 +136,7 @@ fn pae_and_two_levels() {
     assert_eq!(c.read_guest::<u32>(1 << 32 | at), Err(Errno::EFAULT), "beyond 4 GiB");
 
     // Two levels of 32-bit entries, and a 4 MiB page.
-    let two = GuestPaging { cr0: CR0_PG | CR0_WP, cr3: (TOP + 5) << 12, cr4: PSE, efer: 0, cpl: 0 };
+    let two = GuestPaging { cr0: CR0_PG | CR0_WP, cr3: (TOP + 5) << 12, cr4: PSE, efer: 0, cpl: 0, interrupts: true };
     let small = |table: u64, index: u64, value: u32| poke(&hv, &d, (table << 12) + 4 * index, &value.to_le_bytes());
     small(TOP + 5, 1, ((TOP as u32 + 6) << 12) | 3);
     small(TOP + 6, 2, 300 << 12 | 3);

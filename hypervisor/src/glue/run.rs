@@ -6,7 +6,7 @@
 //! attention bits.
 #![allow(unsafe_code)] // The hypervisor's address travels to the other processors through a pointer.
 
-use core::sync::atomic::{AtomicPtr, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use ebb_core::Hypervisor;
 use ebb_core::hypervisor::{CpuAttention, PerCpu};
@@ -20,6 +20,8 @@ use crate::virt::{Backend, VirtualCpu, VmExit};
 
 /// What the other processors run once there is a hypervisor: a function of no arguments, by its address.
 static OTHERS: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
+/// Set by the CPU that ends the machine.
+static ENDED: AtomicBool = AtomicBool::new(false);
 /// The hypervisor, of the type that the function knows.
 static HYPERVISOR: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
@@ -64,6 +66,8 @@ pub fn processor<B: Backend>(hv: &'static Hypervisor<Glue<B>>) -> ! {
             Some(vcpu) => run(hv, &vcpu),
             None => idle(hv),
         };
+        // Also on CPUs that are never idle, a little at each switch.
+        hv.teardown_step();
     }
 }
 
@@ -104,13 +108,22 @@ fn idle<B: Backend>(hv: &Hypervisor<Glue<B>>) -> Option<Vcpu<B>> {
         let more = hv.background_work();
         trace_ring::drain_this_cpu();
         if let Some(status) = hv.all_ended() {
-            trace_ring::finish(status);
-            power::power_off(status);
+            end(hv, status);
         }
         if !more && !per_cpu.attention().contains(CpuAttention::RESCHEDULE) {
             cpu::idle();
         }
     }
+}
+
+/// The last domain is gone: the final samples, the end of the trace, and off. One CPU does it, the others stop.
+fn end<B: Backend>(hv: &Hypervisor<Glue<B>>, status: u8) -> ! {
+    if ENDED.swap(true, Ordering::AcqRel) {
+        instr::halt_forever();
+    }
+    hv.emit_samples();
+    trace_ring::finish(status);
+    power::power_off(status)
 }
 
 /// Runs `vcpu` until the scheduler chooses something else, and returns that.

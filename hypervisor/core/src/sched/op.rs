@@ -76,7 +76,7 @@ fn poll<M: Machine>(call: &mut Call<'_, M>, argument: u64) -> CallResult {
     }
     let only = if let [port] = ports { Some(*port) } else { None };
     let hv = call.hv;
-    sleep::poll(hv, call.current, only, request.timeout, || {
+    sleep::poll(hv, call.current, only, request.timeout, call.paging.interrupts, || {
         ports.iter().any(|port| evtchn::port_pending(hv, domain, *port))
     });
     Ok(Next::Return(0))

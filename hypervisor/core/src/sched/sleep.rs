@@ -40,7 +40,7 @@ pub fn wake<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) {
 /// Puts the current vCPU to sleep until an event or interrupt it could take; not at all if there is one.
 pub fn block<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) {
     if !has_reason_to_wake(hv, vcpu, false) {
-        fall_asleep(hv, vcpu, Sleep::Event, || false);
+        fall_asleep(hv, vcpu, Sleep::Event, false, || false);
     }
 }
 
@@ -50,7 +50,14 @@ pub fn yield_cpu<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) {
 }
 
 /// Changes the current vCPU's word to sleep, then looks again. The runstate follows when its CPU chooses again.
-fn fall_asleep<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>, sleep: Sleep, ready: impl Fn() -> bool) -> bool {
+/// `deaf`: with interrupts off, so that an interrupt or an upcall that waits already is no reason to stay awake.
+fn fall_asleep<M: Machine>(
+    hv: &Hypervisor<M>,
+    vcpu: &VcpuRef<M>,
+    sleep: Sleep,
+    deaf: bool,
+    ready: impl Fn() -> bool,
+) -> bool {
     // A poll that ended before its CPU chose again has left its traces.
     end_poll(hv, vcpu);
     if sleep == Sleep::Poll {
@@ -60,10 +67,9 @@ fn fall_asleep<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>, sleep: Sleep, 
     }
     vcpu.sched.word.update(|word| word.sleep(sleep));
     fence(Ordering::SeqCst);
-    let deaf = sleep == Sleep::Deaf;
     if ready() || has_reason_to_wake(hv, vcpu, deaf) {
         // It still has its CPU, so there is nothing to queue.
-        let change = vcpu.sched.word.update(|word| if deaf { word.wake_deaf() } else { word.wake() });
+        let change = vcpu.sched.word.update(|word| if sleep == Sleep::Deaf { word.wake_deaf() } else { word.wake() });
         debug_assert!(!change.must_enqueue());
         end_poll(hv, vcpu);
         return false;
@@ -77,19 +83,21 @@ fn bit(id: VcpuId) -> u64 {
 }
 
 /// Puts the current vCPU to sleep until `ready`, an event it could take, or the time `timeout` (nanoseconds, 0: none).
-/// `port` is the only port `ready` looks at, if there is just one.
+/// `port` is the only port `ready` looks at, if there is just one. With interrupts off (a spinlock's waiter) an upcall that
+/// waits already does not count, as on Xen: it could not be taken, and the waiter would spin through the hypervisor.
 pub(super) fn poll<M: Machine>(
     hv: &Hypervisor<M>,
     vcpu: &VcpuRef<M>,
     port: Option<Port>,
     timeout: u64,
+    interrupts: bool,
     ready: impl Fn() -> bool,
 ) {
-    if ready() || has_reason_to_wake(hv, vcpu, false) {
+    if ready() || has_reason_to_wake(hv, vcpu, !interrupts) {
         return;
     }
     vcpu.sched.poll_port.store(port.map_or(0, |port| port.0), Ordering::Relaxed);
-    if fall_asleep(hv, vcpu, Sleep::Poll, ready) && timeout != 0 {
+    if fall_asleep(hv, vcpu, Sleep::Poll, !interrupts, ready) && timeout != 0 {
         timer::set_poll_timeout(hv, vcpu, Some(timeout));
     }
 }
@@ -168,7 +176,7 @@ impl<M: Machine> Hypervisor<M> {
     pub fn halt(&self, vcpu: &VcpuRef<M>, interrupts_enabled: bool) {
         if interrupts_enabled {
             block(self, vcpu);
-        } else if fall_asleep(self, vcpu, Sleep::Deaf, || false) {
+        } else if fall_asleep(self, vcpu, Sleep::Deaf, true, || false) {
             shut_down_if_stopped(self, vcpu.domain());
         }
     }

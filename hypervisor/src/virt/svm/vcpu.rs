@@ -318,7 +318,7 @@ impl VirtualCpu for SvmVcpu {
 
     fn paging(&self) -> GuestPaging {
         let save = &self.vmcb.save;
-        GuestPaging { cr0: save.cr0, cr3: save.cr3, cr4: save.cr4, efer: save.efer & !EFER_SVME, cpl: save.cpl }
+        GuestPaging { cr0: save.cr0, cr3: save.cr3, cr4: save.cr4, efer: save.efer & !EFER_SVME, cpl: save.cpl, interrupts: save.rflags & RFLAGS_IF != 0 }
     }
 
     fn width(&self) -> Width {
