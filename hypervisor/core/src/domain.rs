@@ -8,7 +8,9 @@ use alloc::string::String;
 
 use shared_abi::xen::DomId;
 
+use crate::domctl::Control;
 use crate::evtchn::DomainEvents;
+use crate::grant::DomainGrants;
 use crate::hvm::HvmParameters;
 use crate::lifecycle::Lifecycle;
 use crate::machine::Machine;
@@ -63,10 +65,14 @@ pub struct Domain<M: Machine> {
     pub memory: DomainMemory<M>,
     /// Its event channels.
     pub events: DomainEvents,
+    /// Its grant table, and what it has mapped of others'.
+    pub grants: DomainGrants<M>,
     /// Its HVM parameters.
     pub hvm: HvmParameters,
     /// What the scheduler keeps for the domain as a whole: weight, pollers, watchdogs.
     pub sched: DomainSched,
+    /// What its governors have done to it.
+    pub control: Control,
     /// Running, shut down, dying.
     pub lifecycle: Lifecycle,
     /// Its vCPUs; the number never changes.

@@ -184,15 +184,21 @@ impl<M: Machine> Call<'_, M> {
     }
 
     /// The frame behind a virtual address, from the cache if what it remembers still holds.
+    #[inline]
     fn locate(&self, p2m: &P2m<M>, address: u64, access: Access) -> Option<Mfn> {
-        let machine = &self.hv.machine;
         let walks = &self.current.walks;
         let key = cache::Key::new(&self.paging, address);
-        if let Some(mfn) = walks.find(machine, p2m, &key, access) {
-            return Some(mfn);
+        match walks.find(&self.hv.machine, p2m, &key, access) {
+            Some(mfn) => Some(mfn),
+            None => self.walk(walks, p2m, &key, address, access),
         }
-        let found = walk::walk(machine, p2m, &self.paging, address, access)?;
-        walks.remember(p2m, &key, &found);
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn walk(&self, walks: &WalkCache, p2m: &P2m<M>, key: &cache::Key, address: u64, access: Access) -> Option<Mfn> {
+        let found = walk::walk(&self.hv.machine, p2m, &self.paging, address, access)?;
+        walks.remember(p2m, key, &found);
         Some(found.mfn)
     }
 }

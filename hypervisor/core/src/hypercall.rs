@@ -12,7 +12,9 @@ use shared_abi::xen::Errno;
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 use crate::vcpu::VcpuRef;
-use crate::{console, evtchn, hvm, memory, multicall, sched, timer, vcpu_op, version};
+use crate::{
+    console, domctl, evtchn, grant, hvm, memory, multicall, sched, sysctl, timer, vcpu_op, version, vm_assist,
+};
 
 /// The width of the caller's registers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -91,10 +93,16 @@ impl<M: Machine> Table<M> {
         row!(number::SET_TIMER_OP, "set_timer_op", false, timer::set_timer_op);
         row!(number::XEN_VERSION, "xen_version", false, version::xen_version);
         row!(number::CONSOLE_IO, "console_io", false, console::console_io);
+        row!(number::GRANT_TABLE_OP, "grant_table_op", false, grant::grant_table_op);
+        row!(number::VM_ASSIST, "vm_assist", false, vm_assist::vm_assist);
         row!(number::VCPU_OP, "vcpu_op", false, vcpu_op::vcpu_op);
+        row!(number::XSM_OP, "xsm_op", false, vm_assist::xsm_op);
         row!(number::SCHED_OP, "sched_op", false, sched::sched_op);
         row!(number::EVENT_CHANNEL_OP, "event_channel_op", false, evtchn::event_channel_op);
+        row!(number::PHYSDEV_OP, "physdev_op", false, vm_assist::physdev_op);
         row!(number::HVM_OP, "hvm_op", false, hvm::hvm_op);
+        row!(number::SYSCTL, "sysctl", true, sysctl::sysctl);
+        row!(number::DOMCTL, "domctl", true, domctl::domctl);
         rows
     };
 }

@@ -26,7 +26,9 @@ pub mod clock;
 pub mod console;
 pub mod cpuid;
 pub mod domain;
+pub mod domctl;
 pub mod evtchn;
+pub mod grant;
 pub mod guest_memory;
 pub mod heap;
 pub mod hvm;
@@ -41,6 +43,7 @@ pub mod multicall;
 pub mod p2m;
 pub mod runstate;
 pub mod sched;
+pub mod sysctl;
 #[cfg(test)]
 pub mod testing;
 pub mod timer;
@@ -48,6 +51,7 @@ pub mod trace;
 pub mod vcpu;
 pub mod vcpu_op;
 pub mod version;
+pub mod vm_assist;
 
 pub use domain::Domain;
 pub use hypervisor::Hypervisor;

@@ -49,6 +49,8 @@ pub enum FrameKind {
     Hypervisor,
     /// Another domain's frame, pinned by this leaf.
     Foreign,
+    /// A frame mapped by grant, pinned by this leaf. Only the end of the grant's mapping takes it out.
+    Grant,
 }
 
 /// What a leaf entry says.
@@ -297,7 +299,8 @@ impl<M: Machine> P2m<M> {
     /// retired.
     ///
     /// # Errors
-    /// `EINVAL` for a range outside the table or misaligned, or over foreign mappings that do not fit the batch;
+    /// `EINVAL` for a range outside the table or misaligned, over a grant's mapping, or over foreign mappings that do
+    /// not fit the batch;
     /// `ENOMEM` when a table is needed and there is none. Nothing has changed then, and `leaf` is still the caller's.
     pub fn map(
         &mut self,
@@ -368,7 +371,7 @@ impl<M: Machine> P2m<M> {
         if !accept(&found) {
             return Err(Errno::EINVAL);
         }
-        if found.kind == FrameKind::Foreign && !retired.has_room() {
+        if matches!(found.kind, FrameKind::Foreign | FrameKind::Grant) && !retired.has_room() {
             return Err(Errno::EAGAIN);
         }
         let aligned = if gfn.0 == 0 { found.order } else { gfn.0.trailing_zeros() };
@@ -399,10 +402,22 @@ impl<M: Machine> P2m<M> {
     }
 
     /// Goes down to the place of `gfn`'s entry at `level`, makes tables that are missing and splits leaves in the way.
+    #[inline]
     fn descend(&mut self, frames: Frames<'_, M>, gfn: Gfn, level: u32, retired: &mut Retired) -> Result<Slot, Errno> {
-        if let Some(slot) = self.recent_slot(gfn).filter(|_| level == 0) {
-            return Ok(slot);
+        match self.recent_slot(gfn) {
+            Some(slot) if level == 0 => Ok(slot),
+            _ => self.descend_from_root(frames, gfn, level, retired),
         }
+    }
+
+    #[inline(never)]
+    fn descend_from_root(
+        &mut self,
+        frames: Frames<'_, M>,
+        gfn: Gfn,
+        level: u32,
+        retired: &mut Retired,
+    ) -> Result<Slot, Errno> {
         let mut slot = Slot::in_table(self.root.ok_or(Errno::EINVAL)?, ROOT_LEVEL, gfn.0);
         while slot.level != level {
             let table = match slot.read(frames.machine) {
@@ -505,6 +520,7 @@ impl<M: Machine> P2m<M> {
     fn may_replace(&self, frames: Frames<'_, M>, old: Entry, level: u32, retired: &Retired) -> bool {
         match old {
             Entry::Absent => true,
+            Entry::Leaf(Leaf { kind: FrameKind::Grant, .. }) => false,
             Entry::Leaf(leaf) => leaf.kind != FrameKind::Foreign || retired.has_room(),
             // A gibibyte of small pages would be too much for one step.
             Entry::Table(_) if level != 1 => false,
@@ -531,7 +547,7 @@ impl<M: Machine> P2m<M> {
                 retired.push(frames.heap, Extent::from_record(mfn, 9 * level));
             }
             Entry::Leaf(Leaf { kind: FrameKind::Hypervisor, .. }) => retired.note_change(),
-            Entry::Leaf(Leaf { mfn, kind: FrameKind::Foreign, .. }) => {
+            Entry::Leaf(Leaf { mfn, kind: FrameKind::Foreign | FrameKind::Grant, .. }) => {
                 retired.push_foreign(PinnedFrame::from_record(mfn));
             }
             Entry::Table(table) => {

@@ -76,6 +76,7 @@ impl WalkCache {
     }
 
     /// The frame, if a walk with this key is remembered and still holds. The caller holds the p2m's lock.
+    #[inline]
     pub(super) fn find<M: Machine>(&self, machine: &M, p2m: &P2m<M>, key: &Key, access: Access) -> Option<Mfn> {
         let mut entries = self.entries.try_lock()?;
         let entry = &mut entries[key.slot()];
@@ -88,10 +89,13 @@ impl WalkCache {
             }
             entry.generation = p2m.generation();
         }
-        let unchanged = entry.path[..usize::from(entry.steps)]
-            .iter()
-            .all(|step| machine.word64(MachineAddress(step.address)).load(Ordering::Acquire) == step.value);
-        unchanged.then_some(Mfn(entry.mfn))
+        // A plain loop: this is the one place where a few instructions per hypercall are won or lost.
+        for step in entry.path.iter().take(usize::from(entry.steps)) {
+            if machine.word64(MachineAddress(step.address)).load(Ordering::Acquire) != step.value {
+                return None;
+            }
+        }
+        Some(Mfn(entry.mfn))
     }
 
     /// Remembers a walk that was made under the p2m lock that the caller still holds.

@@ -187,8 +187,8 @@ impl<M: Machine> DomainMemory<M> {
         let end = gfn.0.checked_add(1 << order).ok_or(Errno::EINVAL)?;
         let mut at = gfn.0;
         while at < end {
-            let (found, leaf) =
-                p2m.detach_if(frames, Gfn(at), (end - at).ilog2(), retired, |found| found.kind != FrameKind::Foreign)?;
+            let own = |found: &Translation| !matches!(found.kind, FrameKind::Foreign | FrameKind::Grant);
+            let (found, leaf) = p2m.detach_if(frames, Gfn(at), (end - at).ilog2(), retired, own)?;
             p2m.retire_leaf(frames, leaf, found.order, retired);
             at += 1 << found.order;
         }
@@ -226,12 +226,25 @@ impl<M: Machine> DomainMemory<M> {
     /// # Errors
     /// As [`P2m::map`].
     pub fn map_shared_info(&self, hv: &Hypervisor<M>, gfn: Gfn, mfn: Mfn) -> Result<(), Errno> {
+        self.map_only_at(hv, gfn, mfn, &self.shared_info_at)
+    }
+
+    /// Where shared_info is mapped.
+    pub fn shared_info_gfn(&self, machine: &M) -> Option<Gfn> {
+        self.place_of(machine, &self.shared_info_at).map(|(gfn, _)| gfn)
+    }
+
+    /// Maps a frame of the hypervisor's at `gfn` and nowhere else. `at` remembers where that is: the gfn plus one, or 0.
+    ///
+    /// # Errors
+    /// As [`P2m::map`].
+    pub(crate) fn map_only_at(&self, hv: &Hypervisor<M>, gfn: Gfn, mfn: Mfn, at: &AtomicU64) -> Result<(), Errno> {
         let leaf = Leaf { mfn, kind: FrameKind::Hypervisor, writable: true };
         let mut retired = Retired::new();
         let mut p2m = self.p2m.write();
         let result = p2m.map(hv.frames(), gfn, 0, leaf, &mut retired);
         if result.is_ok() {
-            let old = self.shared_info_at.swap(gfn.0 + 1, Ordering::Relaxed);
+            let old = at.swap(gfn.0 + 1, Ordering::Relaxed);
             let still_there = old != 0
                 && old != gfn.0 + 1
                 && p2m.lookup(&hv.machine, Gfn(old - 1)).is_some_and(|found| found.mfn == mfn);
@@ -245,20 +258,68 @@ impl<M: Machine> DomainMemory<M> {
         result
     }
 
+    /// Where a frame of the hypervisor's that `at` remembers is mapped, and what frame is there now.
+    pub(crate) fn place_of(&self, machine: &M, at: &AtomicU64) -> Option<(Gfn, Mfn)> {
+        let gfn = Gfn(at.load(Ordering::Relaxed).checked_sub(1)?);
+        self.lookup(machine, gfn).filter(|found| found.kind == FrameKind::Hypervisor).map(|found| (gfn, found.mfn))
+    }
+
     /// Maps another domain's page, for which `pin` stands. What was there is given back.
     ///
     /// # Errors
     /// As [`P2m::map`]; the pin is released then.
     pub fn map_foreign(&self, hv: &Hypervisor<M>, gfn: Gfn, pin: PinnedFrame) -> Result<(), Errno> {
+        self.map_pinned(hv, gfn, pin, FrameKind::Foreign, true)
+    }
+
+    /// Maps a granted page, for which `pin` stands; only [`DomainMemory::detach_grant`] and the domain's end take it
+    /// out. What was there is given back.
+    ///
+    /// # Errors
+    /// As [`P2m::map`]; the pin is released then.
+    pub(crate) fn map_grant(
+        &self,
+        hv: &Hypervisor<M>,
+        gfn: Gfn,
+        pin: PinnedFrame,
+        writable: bool,
+    ) -> Result<(), Errno> {
+        self.map_pinned(hv, gfn, pin, FrameKind::Grant, writable)
+    }
+
+    fn map_pinned(
+        &self,
+        hv: &Hypervisor<M>,
+        gfn: Gfn,
+        pin: PinnedFrame,
+        kind: FrameKind,
+        writable: bool,
+    ) -> Result<(), Errno> {
         let mfn = pin.into_record();
-        let leaf = Leaf { mfn, kind: FrameKind::Foreign, writable: true };
         let mut retired = Retired::new();
-        let result = self.p2m.write().map(hv.frames(), gfn, 0, leaf, &mut retired);
+        let result = self.p2m.write().map(hv.frames(), gfn, 0, Leaf { mfn, kind, writable }, &mut retired);
         retired.flush(hv, self).free(&hv.heap);
         if result.is_err() {
             PinnedFrame::from_record(mfn).release(&hv.heap);
         }
         result
+    }
+
+    /// Takes out the mapping of a granted page within a batch. Its pin is the caller's, to be released after the flush.
+    ///
+    /// # Errors
+    /// `ENOENT` or `EINVAL` when there is no such mapping of `mfn`.
+    pub(crate) fn detach_grant(
+        &self,
+        frames: Frames<'_, M>,
+        p2m: &mut P2m<M>,
+        gfn: Gfn,
+        mfn: Mfn,
+        retired: &mut Retired,
+    ) -> Result<PinnedFrame, Errno> {
+        let expected = |found: &Translation| found.kind == FrameKind::Grant && found.mfn == mfn;
+        let (_, leaf) = p2m.detach_if(frames, gfn, 0, retired, expected)?;
+        Ok(PinnedFrame::from_record(leaf.mfn))
     }
 
     /// Moves a page of the domain's memory to another gfn. What was there is given back.
@@ -304,7 +365,9 @@ impl<M: Machine> DomainMemory<M> {
         let frames = hv.frames();
         let mut retired = Retired::new();
         let mut p2m = self.p2m.write();
-        let result = p2m.detach_if(frames, gfn, 0, &mut retired, |_| true);
+        let result = p2m.detach_if(frames, gfn, 0, &mut retired, |found| found.kind != FrameKind::Grant);
+        // As in Xen, a granted page is not there for this.
+        let result = result.map_err(|errno| if errno == Errno::EINVAL { Errno::ENOENT } else { errno });
         let kept = match result {
             Ok((_, Leaf { mfn, kind: FrameKind::Ram, .. })) => Some(Extent::from_record(mfn, 0)),
             Ok((_, leaf)) => {
@@ -420,8 +483,8 @@ impl<M: Machine> Hypervisor<M> {
                     stays.push((cpu, stay));
                 }
             }
-            for (cpu, stay) in stays {
-                while cpu.stay_of(memory.id) == Some(stay) {
+            for (cpu, stay) in &stays {
+                while cpu.stay_of(memory.id) == Some(*stay) {
                     self.machine.relax();
                 }
             }

@@ -8,6 +8,7 @@ use shared_abi::xen::{DomId, Errno, Gfn};
 
 use crate::clock;
 use crate::domain::Domain;
+use crate::grant;
 use crate::hypercall::{Call, CallResult, Next};
 use crate::machine::Machine;
 
@@ -118,8 +119,8 @@ fn add_one<M: Machine>(call: &Call<'_, M>, domain: &Arc<Domain<M>>, source: &Sou
             Ok(())
         }
         op::MAPSPACE_GMFN => domain.memory.move_page(hv, Gfn(source.idx), gpfn),
+        op::MAPSPACE_GRANT_TABLE => grant::map_table_frame(hv, domain, source.idx, gpfn),
         op::MAPSPACE_GMFN_FOREIGN => add_foreign(call, domain, source, gpfn),
-        // No domain has a grant table yet, so none has frames of one.
         _ => Err(Errno::EINVAL),
     }
 }
@@ -156,12 +157,13 @@ pub(super) fn remove<M: Machine>(call: &Call<'_, M>) -> CallResult {
     Ok(Next::Return(0))
 }
 
-/// acquire_resource(arg): frames of a resource of another domain. None has any yet: of the resource types, grant tables
-/// come with grants, and Ebb has no device models and no processor tracing.
+/// acquire_resource(arg): maps frames of a resource of another domain's into the caller's memory. Grant tables are the
+/// one resource there is: Ebb has no device models and no processor tracing. Without a list of gfns it tells how many
+/// frames there may be.
 ///
 /// # Errors
-/// `EFAULT`, `EINVAL` (no such resource, bad range), `ESRCH`, `EPERM`.
-pub(super) fn acquire_resource<M: Machine>(call: &Call<'_, M>, _start: u64) -> CallResult {
+/// `EFAULT`, `EINVAL` (no such resource, bad range), `ESRCH`, `EPERM`; `EIO` when it fails on its way.
+pub(super) fn acquire_resource<M: Machine>(call: &Call<'_, M>, start: u64) -> CallResult {
     let argument: MemAcquireResource = call.memory_argument()?;
     let end = argument.frame.checked_add(u64::from(argument.nr_frames));
     if argument.pad != 0 || end.is_none_or(|end| end > u64::from(u32::MAX)) {
@@ -170,6 +172,33 @@ pub(super) fn acquire_resource<M: Machine>(call: &Call<'_, M>, _start: u64) -> C
     if argument.domid == DomId::SELF || argument.domid == call.current.domain().id {
         return Err(Errno::EPERM);
     }
-    call.memory_target(argument.domid)?;
-    Err(Errno::EINVAL)
+    let owner = call.memory_target(argument.domid)?;
+    if argument.type_ != op::RESOURCE_GRANT_TABLE || argument.id != op::RESOURCE_GRANT_TABLE_ID_SHARED {
+        return Err(Errno::EINVAL);
+    }
+    if argument.frame_list.is_null() {
+        if argument.nr_frames != 0 || start != 0 {
+            return Err(Errno::EINVAL);
+        }
+        // The same place in the structures of both widths.
+        let place = core::mem::offset_of!(MemAcquireResource, nr_frames) as u64;
+        call.write_guest(call.args[1] + place, &grant::MAX_FRAMES)?;
+        return Ok(Next::Return(0));
+    }
+    if start >= u64::from(argument.nr_frames) || argument.nr_frames > u32::MAX >> op::COMMAND_BITS {
+        return Err(Errno::EINVAL);
+    }
+    for index in start..u64::from(argument.nr_frames) {
+        if index != start && call.should_preempt() {
+            return Ok(call.continue_memory_op(op::ACQUIRE_RESOURCE, index));
+        }
+        let mut gfn = [0];
+        if call.read_numbers(argument.frame_list.address(), index, &mut gfn) != 1 {
+            return Err(Errno::EFAULT);
+        }
+        let pin = grant::pin_table_frame(call.hv, &owner, argument.frame + index)?;
+        let mapped = call.current.domain().memory.map_foreign(call.hv, Gfn(gfn[0]), pin);
+        mapped.map_err(|errno| if index == 0 { errno } else { Errno::EIO })?;
+    }
+    Ok(Next::Return(0))
 }

@@ -30,6 +30,7 @@ impl EntryFormat for Npt {
             FrameKind::Ram => 0,
             FrameKind::Hypervisor => 1,
             FrameKind::Foreign => 2,
+            FrameKind::Grant => 3,
         };
         leaf.mfn.0 << 12
             | PRESENT
@@ -52,7 +53,8 @@ impl EntryFormat for Npt {
         let kind = match entry >> KIND_SHIFT & 3 {
             0 => FrameKind::Ram,
             1 => FrameKind::Hypervisor,
-            _ => FrameKind::Foreign,
+            2 => FrameKind::Foreign,
+            _ => FrameKind::Grant,
         };
         Entry::Leaf(Leaf { mfn, kind, writable: entry & WRITABLE != 0 })
     }
@@ -65,7 +67,7 @@ mod tests {
     #[test]
     fn entries_survive_a_round_trip() {
         for level in 0..3 {
-            for kind in [FrameKind::Ram, FrameKind::Hypervisor, FrameKind::Foreign] {
+            for kind in [FrameKind::Ram, FrameKind::Hypervisor, FrameKind::Foreign, FrameKind::Grant] {
                 for writable in [false, true] {
                     let leaf = Leaf { mfn: Mfn(0xab_c000_0000 >> 12), kind, writable };
                     assert_eq!(Npt::decode(Npt::leaf(leaf, level), level), Entry::Leaf(leaf));
