@@ -521,7 +521,7 @@ fn spaces_that_are_refused() {
     let d = domain(&hv, 1, 1024, 1);
     assert_eq!(add(&hv, &d, op::MAPSPACE_GMFN_FOREIGN, 0, 700, 0), error(Errno::ENOSYS));
     assert_eq!(add(&hv, &d, op::MAPSPACE_DEV_MMIO, 0, 700, 0), error(Errno::EACCES));
-    assert_eq!(add(&hv, &d, op::MAPSPACE_GRANT_TABLE, 0, 700, 0), error(Errno::EINVAL));
+    assert_eq!(add(&hv, &d, op::MAPSPACE_GRANT_TABLE, 10_000, 700, 0), error(Errno::EINVAL));
     assert_eq!(add(&hv, &d, 99, 0, 700, 0), error(Errno::EINVAL));
     assert_eq!(add(&hv, &d, op::MAPSPACE_GMFN, 600, u64::MAX, 0), error(Errno::EINVAL));
     let resource = MemAcquireResource { domid: DomId(1), nr_frames: 1, ..Default::default() };
