@@ -22,6 +22,8 @@ mod check;
 mod guest;
 #[path = "random_hypercalls/layout.rs"]
 mod layout;
+#[path = "random_hypercalls/random_calls.rs"]
+mod random_calls;
 #[path = "random_hypercalls/steps.rs"]
 mod steps;
 #[path = "../src/testing.rs"]

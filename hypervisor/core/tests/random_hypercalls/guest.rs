@@ -33,6 +33,8 @@ pub struct Unfinished {
 pub struct Polled {
     pub ports: Vec<Port>,
     pub has_timeout: bool,
+    /// It takes interrupts meanwhile: whatever it could take ends the poll.
+    pub interrupts: bool,
 }
 
 /// A domain as the test knows it.

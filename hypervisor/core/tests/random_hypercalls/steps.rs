@@ -2,8 +2,9 @@
 
 use proptest::prelude::*;
 
-use super::calls::{self, GuestCall};
+use super::calls::GuestCall;
 use super::layout::BUFFERS;
+use super::random_calls;
 
 /// How a caller's addresses translate.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +41,8 @@ pub struct Caller {
     /// Where the call's structure is.
     pub at: u64,
     pub paging: Paging,
+    /// Whether it takes interrupts.
+    pub interrupts: bool,
 }
 
 /// Where a wild guest writes.
@@ -175,7 +178,8 @@ fn caller() -> impl Strategy<Value = Caller> {
         1 => Just(BUFFERS + 0xff8),
         1 => prop_oneof![Just(0x5_0000u64), Just(0x6_0000), Just(1 << 30), Just(u64::MAX - 7), Just(0xfff), any::<u64>()],
     ];
-    (prop::bool::weighted(0.7), at, paging).prop_map(|(wide, at, paging)| Caller { wide, at, paging })
+    (prop::bool::weighted(0.7), at, paging, prop::bool::weighted(0.85))
+        .prop_map(|(wide, at, paging, interrupts)| Caller { wide, at, paging, interrupts })
 }
 
 fn exit() -> impl Strategy<Value = Exit> {
@@ -201,7 +205,7 @@ fn exit() -> impl Strategy<Value = Exit> {
         1 => Just(0x1ff), 1 => 0..4_000_000u32, 1 => any::<u32>()
     ];
     prop_oneof![
-        60 => (calls::call(), caller()).prop_map(|(call, caller)| Exit::Call { call, caller }),
+        60 => (random_calls::call(), caller()).prop_map(|(call, caller)| Exit::Call { call, caller }),
         8 => prop::bool::weighted(0.85).prop_map(|interrupts| Exit::Halt { interrupts }),
         2 => Just(Exit::Pause),
         14 => Just(Exit::Drain),

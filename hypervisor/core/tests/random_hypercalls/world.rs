@@ -411,7 +411,7 @@ impl World {
             if !may {
                 return;
             }
-            Caller { wide: known.width == Width::Bits64, at: BUFFERS, paging: caller.paging.orderly() }
+            Caller { wide: known.width == Width::Bits64, at: BUFFERS, paging: caller.paging.orderly(), ..caller }
         } else {
             caller
         };
@@ -427,9 +427,18 @@ impl World {
         let polls = call.polls().map(|(ports, timeout)| Polled {
             ports: ports.iter().map(|port| evt::Port(*port)).collect(),
             has_timeout: scene.when(*timeout) != 0,
+            interrupts: caller.interrupts,
         });
         self.know(&domain).polls[index] = polls;
-        self.hypercall(vcpu, Unfinished { number, args, width, paging: paging(caller.paging) });
+        self.hypercall(
+            vcpu,
+            Unfinished {
+                number,
+                args,
+                width,
+                paging: GuestPaging { interrupts: caller.interrupts, ..paging(caller.paging) },
+            },
+        );
         self.note_pages(&domain, call);
     }
 
