@@ -58,7 +58,7 @@ struct Hostile {
     rng: Rng,
     /// First byte of the scratch memory.
     scratch: u64,
-    /// First page of the sacrificial range (1024 pages).
+    /// First page of the sacrificial range (512 pages).
     victim: u64,
     /// One past the last page of the domain's memory.
     end: u64,
@@ -145,14 +145,17 @@ impl Hostile {
         }
     }
 
-    /// A page that may be harmed, or that does not exist.
-    fn gfn(&mut self) -> u64 {
+    /// A page that may be harmed, or that does not exist. The 2^`order` pages from it on are the same.
+    fn gfn(&mut self, order: u64) -> u64 {
         match self.rng.below(8) {
             0 => self.end + self.rng.below(1 << 20),
             1 => self.rng.next_u64() | 1 << 45,
             2 => u64::MAX - self.rng.below(4),
+            // A larger extent than the sacrifice is refused, or it does not exist.
+            _ if order > u64::from(BLOCK_ORDER) => self.end + self.rng.below(1 << 20),
             3 => self.victim,
-            _ => self.victim + self.rng.below(BLOCK_PAGES),
+            // Aligned or not, but inside. A range of pages (`XENMAPSPACE_gmfn_range`) has up to four.
+            _ => self.victim + self.rng.below(BLOCK_PAGES + 1 - (4 << order.min(9)).min(BLOCK_PAGES)),
         }
     }
 
@@ -176,7 +179,7 @@ impl Hostile {
     }
 
     /// A list of pages in the scratch memory, or nowhere; how many are claimed to be there.
-    fn list(&mut self, offset: u64) -> (u64, u64) {
+    fn list(&mut self, offset: u64, order: u64) -> (u64, u64) {
         let count = match self.rng.below(8) {
             0 => self.word(),
             1 => 512,
@@ -187,17 +190,18 @@ impl Hostile {
         }
         // Behind the list lie pages of the same kind, so that a wrong count does no harm.
         let mut words = [0; 1024];
-        words.iter_mut().for_each(|word| *word = self.gfn());
+        words.iter_mut().for_each(|word| *word = self.gfn(order));
         (self.place(offset, &words), count.min(1024))
     }
 
     fn reservation(&mut self, offset: u64) -> [u64; 4] {
-        let (list, count) = self.list(offset);
-        let order = match self.rng.below(4) {
-            0 => self.rng.next_u64() & 0xFFFF_FFFF,
-            1 => 9,
+        let order = match self.rng.below(5) {
+            0 => self.rng.below(64),
+            1 => self.rng.next_u64() & 0xFFFF_FFFF,
+            2 => 9,
             _ => 0,
         };
+        let (list, count) = self.list(offset, order);
         [list, count, order | self.word() << 32, self.domid()]
     }
 
@@ -217,16 +221,16 @@ impl Hostile {
             memory::ADD_TO_PHYSMAP => {
                 // Not shared_info (space 0): the kernel's own is in use.
                 let space = 1 + self.rng.below(7);
-                let idx = if space == 1 { self.word() } else { self.gfn() };
-                [self.domid() | self.rng.below(4) << 16 | space << 32, idx, self.gfn(), 0, 0, 0, 0, 0, 0]
+                let idx = if space == 1 { self.word() } else { self.gfn(0) };
+                [self.domid() | self.rng.below(4) << 16 | space << 32, idx, self.gfn(0), 0, 0, 0, 0, 0, 0]
             }
             memory::ADD_TO_PHYSMAP_BATCH => {
-                let (idxs, count) = self.list(0x2000);
-                let (gpfns, _) = self.list(0x4000);
+                let (idxs, count) = self.list(0x2000, 0);
+                let (gpfns, _) = self.list(0x4000, 0);
                 let errs = self.scratch + 0x6000;
                 [self.domid() | 2 << 16 | (count & 0x3FF) << 32, idxs, gpfns, errs, 0, 0, 0, 0, 0]
             }
-            memory::REMOVE_FROM_PHYSMAP => [self.domid(), self.gfn(), 0, 0, 0, 0, 0, 0, 0],
+            memory::REMOVE_FROM_PHYSMAP => [self.domid(), self.gfn(0), 0, 0, 0, 0, 0, 0, 0],
             memory::MEMORY_MAP | memory::MACHINE_MEMORY_MAP => {
                 [self.word() & 0xFFFF_FFFF, self.scratch + 0x8000, 0, 0, 0, 0, 0, 0, 0]
             }
@@ -247,8 +251,8 @@ impl Hostile {
             1 | 7 => [self.rng.below(30) | odd << 32, 0, 0],
             5 => [self.domid() | self.port() << 32, 0, 0],
             6 => [self.domid() | self.domid() << 16, 0, 0],
-            11 => [self.gfn(), (odd & 0xFFFF) | self.rng.below(80) << 32, 0],
-            12 => [self.gfn(), 0, 0],
+            11 => [self.gfn(0), (odd & 0xFFFF) | self.rng.below(80) << 32, 0],
+            12 => [self.gfn(0), 0, 0],
             _ => [self.port() | odd << 32, self.word(), 0],
         };
         Call { number: number::EVENT_CHANNEL_OP.into(), args: [op, self.place(0, &words), 0, 0, 0] }
@@ -358,23 +362,9 @@ impl Hostile {
         if harmful(args[0]) {
             args[0] = 77;
         }
-        if matches!(
-            low,
-            number::MULTICALL
-                | number::MEMORY_OP
-                | number::EVENT_CHANNEL_OP
-                | number::SCHED_OP
-                | number::HVM_OP
-                | number::XEN_VERSION
-                | number::VCPU_OP
-        ) {
-            // Where the structure would be: never in memory of the kernel's.
-            let place = match low {
-                number::MULTICALL => 0,
-                number::VCPU_OP => 2,
-                _ => 1,
-            };
-            args[place] = self.nowhere();
+        // Whatever might be taken for an address: never one in memory of the kernel's.
+        for arg in args.iter_mut().filter(|arg| (PAGE_SIZE..self.end * PAGE_SIZE).contains(*arg)) {
+            *arg |= 0x7000_0000_0000;
         }
         Call { number: upper | u64::from(low), args }
     }
