@@ -140,6 +140,7 @@ impl<M: Machine> DomainMemory<M> {
     }
 
     /// Maps memory of the domain's at `gfn` within a batch, or gives it back.
+    #[inline]
     pub(super) fn map_extent_locked(
         &self,
         frames: Frames<'_, M>,
@@ -149,14 +150,28 @@ impl<M: Machine> DomainMemory<M> {
         retired: &mut Retired,
     ) -> Result<(), Errno> {
         let (first, order) = extent.into_record();
-        // An order between two leaf sizes is mapped in pieces of the smaller.
-        let piece = leaf_order::<M>(order);
-        if piece == order {
-            let leaf = Leaf { mfn: first, kind: FrameKind::Ram, writable: true };
-            return p2m.map(frames, gfn, order, leaf, retired).inspect_err(|_| {
-                frames.heap.free_untouched(Extent::from_record(first, order));
-            });
+        if leaf_order::<M>(order) != order {
+            return Self::map_in_pieces(frames, p2m, gfn, Extent::from_record(first, order), retired);
         }
+        let leaf = Leaf { mfn: first, kind: FrameKind::Ram, writable: true };
+        let result = p2m.map(frames, gfn, order, leaf, retired);
+        if result.is_err() {
+            frames.heap.free_untouched(Extent::from_record(first, order));
+        }
+        result
+    }
+
+    /// Maps an extent of an order between two leaf sizes in pieces of the smaller; what cannot be mapped is given back.
+    #[cold]
+    fn map_in_pieces(
+        frames: Frames<'_, M>,
+        p2m: &mut P2m<M>,
+        gfn: Gfn,
+        extent: Extent,
+        retired: &mut Retired,
+    ) -> Result<(), Errno> {
+        let (first, order) = extent.into_record();
+        let piece = leaf_order::<M>(order);
         frames.heap.split_record(first, order, piece);
         for offset in (0..1u64 << order).step_by(1 << piece) {
             let leaf = Leaf { mfn: Mfn(first.0 + offset), kind: FrameKind::Ram, writable: true };

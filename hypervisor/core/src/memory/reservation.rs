@@ -69,7 +69,13 @@ fn check<M: Machine>(
 
 /// Whether the machine can honour what the flags ask for: memory below an address only if all of it is, and its one
 /// node.
+#[inline]
 pub(super) fn flags_allowed<M: Machine>(call: &Call<'_, M>, flags: u32) -> bool {
+    flags == 0 || uncommon_flags_allowed(call, flags)
+}
+
+#[cold]
+fn uncommon_flags_allowed<M: Machine>(call: &Call<'_, M>, flags: u32) -> bool {
     let bits = op::memf_address_bits(flags);
     let machine_bits = call.hv.heap.frame_count().next_power_of_two().ilog2() + PAGE_SHIFT;
     if bits != 0 && bits < machine_bits {
@@ -146,7 +152,9 @@ fn apply<M: Machine>(call: &Call<'_, M>, adjustment: &Adjustment<M>, gfns: &[u64
             }
         }
         let freed = !retired.is_empty();
-        retired.flush(hv, memory).free(&hv.heap);
+        if freed {
+            retired.flush(hv, memory).free(&hv.heap);
+        }
         // A split may have wanted a frame that is free only now.
         let again = stopped == Some(Errno::ENOMEM) && freed && adjustment.operation == op::DECREASE_RESERVATION;
         if !again || order != 0 {
