@@ -112,6 +112,9 @@ pub struct Config {
     pub sample_period: u64,
 }
 
+/// A place in the table of domains.
+type Slot<M> = spin::RwLock<Option<Arc<Domain<M>>>>;
+
 /// The hypervisor.
 pub struct Hypervisor<M: Machine> {
     /// The machine below.
@@ -126,7 +129,7 @@ pub struct Hypervisor<M: Machine> {
     pub command_line: alloc::string::String,
     /// Period of samples in nanoseconds.
     pub sample_period: u64,
-    domains: Box<[spin::RwLock<Option<Arc<Domain<M>>>>]>,
+    domains: Box<[Slot<M>]>,
     /// Taken to create or remove a domain.
     pub domain_table: Mutex<DomainTable, { rank::DOMAIN_TABLE }>,
     /// Domains that have ended and are still to be taken apart.

@@ -36,8 +36,8 @@ use crate::machine::Machine;
 pub(crate) use map::release_mappings;
 use maptrack::Maptrack;
 pub use op::grant_table_op;
-use table::Table;
 pub use table::MAX_FRAMES;
+use table::Table;
 
 /// A domain's grants, given and taken.
 pub struct DomainGrants<M: Machine> {

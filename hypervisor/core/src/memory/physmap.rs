@@ -185,7 +185,8 @@ pub(super) fn acquire_resource<M: Machine>(call: &Call<'_, M>, start: u64) -> Ca
         call.write_guest(call.args[1] + place, &grant::MAX_FRAMES)?;
         return Ok(Next::Return(0));
     }
-    if start >= u64::from(argument.nr_frames) || argument.nr_frames > u32::MAX >> op::COMMAND_BITS {
+    // So few that every continuation fits.
+    if start >= u64::from(argument.nr_frames) || end.is_none_or(|end| end > u64::from(grant::MAX_FRAMES)) {
         return Err(Errno::EINVAL);
     }
     for index in start..u64::from(argument.nr_frames) {
