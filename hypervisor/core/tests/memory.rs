@@ -168,6 +168,23 @@ fn a_gibibyte_is_one_leaf_and_splits_by_levels() {
 }
 
 #[test]
+fn a_pin_keeps_one_page_of_a_gibibyte() {
+    let hv = hypervisor_of(1, 3 << 18, true);
+    let memory = DomainMemory::new(&hv, DomId(9), 1 << 18).unwrap();
+    memory.populate(&hv, Gfn(0), 18).unwrap();
+    let pin = memory.pin(&hv, Gfn(100_000)).unwrap();
+    assert_eq!(memory.lookup(&hv.machine, Gfn(0)).unwrap().order, 18);
+    while !memory.release_all(&hv, 100) {}
+    assert_eq!(hv.heap.account(DomId(9)).current(), 1);
+    audit(&hv);
+    pin.release(&hv.heap);
+    assert_eq!(hv.heap.account(DomId(9)).current(), 0);
+    let ledger = hv.heap.ledger();
+    assert_eq!((ledger.domains, ledger.hypervisor), (0, testing::HYPERVISOR_FRAMES));
+    audit(&hv);
+}
+
+#[test]
 fn superpages_go_and_come_whole() {
     let hv = hypervisor(1, 8192);
     let d = domain(&hv, 1, 2048, 1);

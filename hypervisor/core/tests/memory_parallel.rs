@@ -6,6 +6,7 @@
 mod testing;
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
@@ -83,13 +84,14 @@ fn guest(world: &World, cpu: u16, d: &Dom, tlb: &mut (u64, HashMap<u64, Mfn>), r
             break;
         }
         let gfn = FIRST + random.below(GFNS - FIRST);
-        if !tlb.1.contains_key(&gfn) {
-            match d.memory.lookup(&world.hv.machine, Gfn(gfn)) {
-                Some(found) if found.kind == FrameKind::Ram => tlb.1.insert(gfn, found.mfn),
+        let translation = match tlb.1.entry(gfn) {
+            Entry::Occupied(cached) => *cached.get(),
+            Entry::Vacant(place) => match d.memory.lookup(&world.hv.machine, Gfn(gfn)) {
+                Some(found) if found.kind == FrameKind::Ram => *place.insert(found.mfn),
                 _ => continue,
-            };
-        }
-        let word = world.hv.machine.word64(MachineAddress::in_frame(tlb.1[&gfn], 8));
+            },
+        };
+        let word = world.hv.machine.word64(MachineAddress::in_frame(translation, 8));
         if random.below(8) == 0 {
             // A processor may take its time between translation and access.
             std::thread::yield_now();

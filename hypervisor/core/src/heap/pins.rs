@@ -86,6 +86,14 @@ impl FrameHeap {
             return self.give_back_locked(state, extent, Kind::Dirty);
         }
         let (first, order) = extent.into_record();
+        if order > REGION_ORDER {
+            // Only the regions with pins go frame by frame.
+            self.split_record(first, order, REGION_ORDER);
+            for region in (first.0..first.0 + (1 << order)).step_by(1 << REGION_ORDER) {
+                self.free_unless_pinned_locked(state, Extent::from_record(Mfn(region), REGION_ORDER));
+            }
+            return;
+        }
         self.split_record(first, order, 0);
         for mfn in (first.0..first.0 + (1 << order)).map(Mfn) {
             let count = &self.frames[mfn.0 as usize].count;
