@@ -220,7 +220,8 @@ mod tests {
 
     #[test]
     fn a_full_line_is_read() {
-        let text = "name=web memory=64M maxmem=128 vcpus=2 weight=512 privileged kernel=g.elf on-reboot=destroy -- a=b -- c";
+        let text =
+            "name=web memory=64M maxmem=128 vcpus=2 weight=512 privileged kernel=g.elf on-reboot=destroy -- a=b -- c";
         let line = parse_line(text, "d0").unwrap();
         assert_eq!((line.name.as_str(), line.memory, line.max_memory), ("web", 64 << 20, 128 << 20));
         assert_eq!((line.vcpus, line.weight, line.privileged), (2, 512, true));

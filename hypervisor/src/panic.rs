@@ -74,6 +74,15 @@ pub(crate) fn stop_requested() -> bool {
     STOP.load(Ordering::Acquire)
 }
 
+/// Adds lines to a report: what the rooms above know.
+pub type Describe = fn(line: &mut dyn FnMut(fmt::Arguments<'_>));
+static DESCRIBE: spin::Once<Describe> = spin::Once::new();
+
+/// Has `describe` called in every report from now on. Once.
+pub fn add_to_reports(describe: Describe) {
+    DESCRIBE.call_once(|| describe);
+}
+
 /// Reports, stops everything, ends.
 fn die(cause: fmt::Arguments<'_>, frame: Option<&Frame>, stack: u64) -> ! {
     instr::cli();
@@ -100,6 +109,9 @@ fn die(cause: fmt::Arguments<'_>, frame: Option<&Frame>, stack: u64) -> ! {
         print_registers(frame);
     }
     print_calls(frame.map(|frame| frame.rip), stack);
+    if let Some(describe) = DESCRIBE.get() {
+        describe(&mut |line| report!("{line}"));
+    }
     finish();
 }
 

@@ -185,6 +185,11 @@ impl<M: Machine> Hypervisor<M> {
         core::mem::replace(&mut *self.domains[usize::from(id.0)].write(), domain)
     }
 
+    /// [`Hypervisor::each_domain`], without those whose slot is locked at this instant: for reports.
+    pub(crate) fn each_domain_now(&self) -> impl Iterator<Item = Arc<Domain<M>>> + '_ {
+        self.domains.iter().filter_map(|slot| slot.try_read()?.clone())
+    }
+
     /// All domains in the table now, in order of id.
     pub fn each_domain(&self) -> impl Iterator<Item = Arc<Domain<M>>> + '_ {
         self.domains.iter().filter_map(|slot| slot.read().clone())

@@ -41,6 +41,7 @@ pub mod machine;
 pub mod memory;
 pub mod multicall;
 pub mod p2m;
+pub mod report;
 pub mod runstate;
 pub mod sched;
 pub mod sysctl;

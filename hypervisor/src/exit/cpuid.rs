@@ -14,7 +14,7 @@ impl<B: Backend> Context<'_, B> {
             vcpu: self.vcpu.id,
             vcpus: self.vcpu.domain().vcpus.len() as u32,
             cr4: hw.paging().cr4,
-            xcr0: hw.xcr0(),
+            xcr0: if leaf == 0xd { hw.xcr0() } else { 0 },
             // Shown in two leaves only, and behind a lock.
             apic_enabled: leaf & 0x7fff_ffff != 1 || self.hv.apic_enabled(self.vcpu),
         };

@@ -94,7 +94,9 @@ fn transfer<B: Backend>(context: &mut Context<'_, B>, access: IoAccess, count: u
         return false;
     }
     if !access.input {
-        bytes[..length].chunks(console::PIECE).for_each(|piece| console::print(context.hv, context.vcpu.domain(), piece));
+        bytes[..length]
+            .chunks(console::PIECE)
+            .for_each(|piece| console::print(context.hv, context.vcpu.domain(), piece));
     }
     true
 }

@@ -68,9 +68,7 @@ impl<B: Backend> Context<'_, B> {
         let width = hw.width();
         let registers = match width {
             Width::Bits64 => [register::RDI, register::RSI, register::RDX, register::R10, register::R8],
-            Width::Bits32 => {
-                [register::RBX, register::RCX, register::RDX, register::RSI, register::RDI]
-            }
+            Width::Bits32 => [register::RBX, register::RCX, register::RDX, register::RSI, register::RDI],
         };
         let args = registers.map(|number| hw.general(number));
         match self.hv.hypercall(self.vcpu, hw.general(register::RAX), args, width, hw.paging()) {

@@ -201,9 +201,7 @@ impl<B: Backend> Context<'_, B> {
             stub[5..8].copy_from_slice(&B::HYPERCALL_INSTRUCTION);
             stub[8] = 0xc3;
         }
-        self.hv
-            .write_physical(self.vcpu.domain(), value & !0xfff, &page)
-            .map_err(|_| Fault::GeneralProtection(0))
+        self.hv.write_physical(self.vcpu.domain(), value & !0xfff, &page).map_err(|_| Fault::GeneralProtection(0))
     }
 }
 

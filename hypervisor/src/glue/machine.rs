@@ -5,8 +5,8 @@ use core::arch::asm;
 use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
-use ebb_core::machine::{CpuId, Level, MachineAddress, TscScale};
 use ebb_core::Machine;
+use ebb_core::machine::{CpuId, Level, MachineAddress, TscScale};
 use shared_abi::xen::{DomId, Mfn};
 
 use super::{Glue, GuestCpu, VcpuState, trace_ring};

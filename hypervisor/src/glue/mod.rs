@@ -12,11 +12,11 @@ use ebb_core::{Hypervisor, VcpuRef};
 
 use crate::boot::Boot;
 use crate::exit::msr::StoredMsrs;
+use crate::machine::refuse;
 use crate::options::options;
 use crate::virt::cell::VcpuCell;
 use crate::virt::svm::Svm;
 use crate::virt::{Backend, fpu};
-use crate::machine::refuse;
 use crate::{boot, config, cpu, info, memory};
 
 mod machine;
@@ -73,7 +73,12 @@ fn start_with<B: Backend>(boot: &Boot) -> ! {
         let name = config.name.clone();
         match hv.build_domain(config) {
             Ok(domain) => {
-                info!("domain {} ({name}): {} MiB, {} vCPUs", domain.id.0, domain.config.memory >> 20, domain.vcpus.len());
+                info!(
+                    "domain {} ({name}): {} MiB, {} vCPUs",
+                    domain.id.0,
+                    domain.config.memory >> 20,
+                    domain.vcpus.len()
+                );
                 if let Err(why) = hv.start_domain(&domain) {
                     refuse(format_args!("domain {name}: {why}"));
                 }

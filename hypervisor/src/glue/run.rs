@@ -14,9 +14,9 @@ use ebb_core::hypervisor::{CpuAttention, PerCpu};
 use super::{Glue, GuestCpu, Vcpu, enable_this_cpu, trace_ring};
 use crate::cpu::{self, CpuId, Doing};
 use crate::exit::Context;
-use crate::{instr, power};
 use crate::virt::cell::Claim;
 use crate::virt::{Backend, VirtualCpu, VmExit};
+use crate::{instr, power};
 
 /// What the other processors run once there is a hypervisor: a function of no arguments, by its address.
 static OTHERS: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
@@ -28,6 +28,7 @@ static HYPERVISOR: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 /// Lets the processors in [`wait_for_start`] go on.
 pub fn release_others<B: Backend>(hv: &'static Hypervisor<Glue<B>>) {
     HYPERVISOR.store(core::ptr::from_ref(hv).cast_mut().cast(), Ordering::Release);
+    crate::panic::add_to_reports(|line| hypervisor::<B>().describe(line));
     let entry: fn() -> ! = other_processor::<B>;
     OTHERS.store(entry as *mut (), Ordering::Release);
     for number in 1..cpu::cpu_count() {
@@ -52,10 +53,14 @@ pub fn wait_for_start() -> ! {
 }
 
 fn other_processor<B: Backend>() -> ! {
-    // SAFETY: `release_others::<B>` stored a leaked `Hypervisor<Glue<B>>` before it stored this function.
-    let hv = unsafe { &*HYPERVISOR.load(Ordering::Acquire).cast::<Hypervisor<Glue<B>>>() };
     enable_this_cpu::<B>();
-    processor(hv)
+    processor(hypervisor::<B>())
+}
+
+/// The hypervisor, for functions that [`release_others`] of the same backend has made known.
+fn hypervisor<B: Backend>() -> &'static Hypervisor<Glue<B>> {
+    // SAFETY: `release_others::<B>` stored a leaked `Hypervisor<Glue<B>>` there before it gave this function to anyone.
+    unsafe { &*HYPERVISOR.load(Ordering::Acquire).cast::<Hypervisor<Glue<B>>>() }
 }
 
 /// The loop of one processor.
@@ -189,12 +194,7 @@ fn enter<B: Backend>(
 
 /// The preparation of an entry for which something waits.
 #[inline(never)]
-fn plan_entry<B: Backend>(
-    hv: &Hypervisor<Glue<B>>,
-    vcpu: &Vcpu<B>,
-    guest: &mut Claim<'_, GuestCpu<B>>,
-    stale: bool,
-) {
+fn plan_entry<B: Backend>(hv: &Hypervisor<Glue<B>>, vcpu: &Vcpu<B>, guest: &mut Claim<'_, GuestCpu<B>>, stale: bool) {
     let mut plan = hv.prepare_entry(vcpu, guest.hw.interruptibility());
     plan.flush_tlb = stale;
     if let Some(start) = &plan.start {

@@ -31,13 +31,12 @@ struct Ring {
 }
 
 /// Times to find the port busy before giving up.
-const PATIENCE: u32 = 1_000_000;
+const PATIENCE: u32 = 20_000_000;
 
 /// Held while one CPU sends whole records.
 static PORT: spin::Mutex<()> = spin::Mutex::new(());
 static MASK: AtomicU64 = AtomicU64::new(0);
-static RINGS: [spin::Mutex<Option<Ring>>; MAX_CPUS] =
-    [const { spin::Mutex::new(None) }; MAX_CPUS];
+static RINGS: [spin::Mutex<Option<Ring>>; MAX_CPUS] = [const { spin::Mutex::new(None) }; MAX_CPUS];
 
 /// Makes the rings, if tracing was asked for, and sends the start record.
 pub fn start<B: Backend>(hv: &Hypervisor<Glue<B>>) {
@@ -76,7 +75,10 @@ pub fn record(kind: u16, payload: &[u8]) {
         if ring.lost > 0 || !ring.push(kind, payload) {
             ring.lost += 1;
         }
-        if ring.used() > CAPACITY / 2 {
+        // The frame of the story goes out at once, so that its parts leave in order whatever CPU they are from.
+        if [Kind::START, Kind::DOMAIN_START, Kind::DOMAIN_END].contains(&Kind(kind)) {
+            ring.send(CAPACITY);
+        } else if ring.used() > CAPACITY / 2 {
             ring.send(SLICE);
         }
     });
@@ -127,12 +129,8 @@ impl Ring {
         if self.used() + length > CAPACITY {
             return false;
         }
-        let header = Header {
-            kind: Kind(kind),
-            cpu: cpu::this_cpu().id().0,
-            length: length as u32,
-            time_ns: time::now_ns(),
-        };
+        let header =
+            Header { kind: Kind(kind), cpu: cpu::this_cpu().id().0, length: length as u32, time_ns: time::now_ns() };
         let end = self.head.wrapping_add(length);
         self.append(header.as_bytes());
         self.append(payload);

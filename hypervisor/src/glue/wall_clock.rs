@@ -53,9 +53,7 @@ fn read_seconds() -> u64 {
 
 fn to_seconds(raw: [u8; 6], mode: u8) -> Option<u64> {
     let afternoon = mode & HOURS_24 == 0 && raw[2] & AFTERNOON != 0;
-    let decode = |value: u8| {
-        u64::from(if mode & BINARY != 0 { value } else { (value >> 4) * 10 + (value & 0xf) })
-    };
+    let decode = |value: u8| u64::from(if mode & BINARY != 0 { value } else { (value >> 4) * 10 + (value & 0xf) });
     let [second, minute, _, day, month, year] = raw.map(decode);
     let hour = decode(raw[2] & if mode & HOURS_24 == 0 { !AFTERNOON } else { 0xff });
     let hour = if mode & HOURS_24 == 0 { hour % 12 + if afternoon { 12 } else { 0 } } else { hour };

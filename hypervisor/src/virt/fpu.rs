@@ -108,6 +108,8 @@ impl Fpu {
     pub fn save(&mut self) {
         let pointer = self.area.0.as_mut_ptr();
         if HAS_XSAVE.load(Ordering::Relaxed) {
+            // What the guest runs with: QEMU's emulation lets XSETBV through although it is intercepted.
+            self.xcr0 = read_xcr0();
             let mask = supported_xcr0();
             write_xcr0(mask);
             // SAFETY: the area is 64-byte aligned and large enough for the components of `mask`.
@@ -122,8 +124,13 @@ impl Fpu {
         // SAFETY: reading debug address registers has no effect.
         unsafe {
             let [a, b, c, d] = &mut self.debug;
-            asm!("mov {0}, dr0; mov {1}, dr1; mov {2}, dr2; mov {3}, dr3",
-                 out(reg) *a, out(reg) *b, out(reg) *c, out(reg) *d);
+            asm!(
+                "mov {0}, dr0; mov {1}, dr1; mov {2}, dr2; mov {3}, dr3",
+                out(reg) * a,
+                out(reg) * b,
+                out(reg) * c,
+                out(reg) * d
+            );
         }
         if HAS_TSC_AUX.load(Ordering::Relaxed) {
             // SAFETY: the MSR exists, as above.
@@ -131,11 +138,23 @@ impl Fpu {
         }
     }
 
+    /// XCR0 of the vCPU that is loaded here.
+    pub fn current_xcr0(&self) -> u64 {
+        if HAS_XSAVE.load(Ordering::Relaxed) { read_xcr0() } else { 1 }
+    }
+
     /// Changes XCR0 of the vCPU that is loaded here. The value has been checked against [`supported_xcr0`].
     pub fn set_xcr0(&mut self, value: u64) {
         self.xcr0 = value;
         write_xcr0(value);
     }
+}
+
+fn read_xcr0() -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: OSXSAVE is set (enable_this_cpu); reading changes nothing.
+    unsafe { asm!("xgetbv", in("ecx") 0, out("eax") low, out("edx") high, options(nostack, nomem)) };
+    u64::from(low) | u64::from(high) << 32
 }
 
 fn write_xcr0(value: u64) {

@@ -38,7 +38,8 @@ pub fn translate(control: &ControlArea) -> VmExit {
 
 fn exception(vector: u8, info: u64) -> VmExit {
     /// Vectors that push an error code: #DF, #TS, #NP, #SS, #GP, #PF, #AC, #CP, #VC, #SX.
-    const WITH_ERROR: u32 = 1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 21 | 1 << 29 | 1 << 30;
+    const WITH_ERROR: u32 =
+        1 << 8 | 1 << 10 | 1 << 11 | 1 << 12 | 1 << 13 | 1 << 14 | 1 << 17 | 1 << 21 | 1 << 29 | 1 << 30;
     VmExit::Exception { vector, error: (WITH_ERROR >> vector & 1 != 0).then_some(info as u32) }
 }
 

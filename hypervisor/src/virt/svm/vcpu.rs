@@ -9,7 +9,9 @@ use ebb_core::vcpu::{EntryPlan, Injection, Interruptibility, Segment, StartState
 use shared_abi::xen::Mfn;
 
 use super::asid::{self, Asid};
-use super::vmcb::{ControlArea, SaveArea, Vmcb, VmcbSegment, clean, event, exit as code, intercept, tlb_control, vintr};
+use super::vmcb::{
+    ControlArea, SaveArea, Vmcb, VmcbSegment, clean, event, exit as code, intercept, tlb_control, vintr,
+};
 use super::{EFER_SVME, exit, feature, has, host_block, permissions, run};
 use crate::cpu::this_cpu;
 use crate::memory;
@@ -74,8 +76,7 @@ impl SvmVcpu {
 
     fn set_up_control(control: &mut ControlArea, nested_root: Mfn) {
         let (io, msr) = permissions::addresses();
-        control.intercept_exceptions =
-            1 << vector::DEBUG | 1 << vector::ALIGNMENT_CHECK | 1 << vector::MACHINE_CHECK;
+        control.intercept_exceptions = 1 << vector::DEBUG | 1 << vector::ALIGNMENT_CHECK | 1 << vector::MACHINE_CHECK;
         control.intercept_misc1 = intercept::INTR
             | intercept::NMI
             | intercept::SMI
@@ -89,11 +90,8 @@ impl SvmVcpu {
             | intercept::MSR
             | intercept::FERR_FREEZE
             | intercept::SHUTDOWN;
-        control.intercept_misc2 = intercept::SVM_INSTRUCTIONS
-            | intercept::WBINVD
-            | intercept::MONITOR
-            | intercept::XSETBV
-            | intercept::RDPRU;
+        control.intercept_misc2 =
+            intercept::SVM_INSTRUCTIONS | intercept::WBINVD | intercept::MONITOR | intercept::XSETBV | intercept::RDPRU;
         if has(feature::PAUSE_FILTER) {
             control.intercept_misc1 |= intercept::PAUSE;
             control.pause_filter_count = PAUSE_COUNT;
@@ -318,7 +316,14 @@ impl VirtualCpu for SvmVcpu {
 
     fn paging(&self) -> GuestPaging {
         let save = &self.vmcb.save;
-        GuestPaging { cr0: save.cr0, cr3: save.cr3, cr4: save.cr4, efer: save.efer & !EFER_SVME, cpl: save.cpl, interrupts: save.rflags & RFLAGS_IF != 0 }
+        GuestPaging {
+            cr0: save.cr0,
+            cr3: save.cr3,
+            cr4: save.cr4,
+            efer: save.efer & !EFER_SVME,
+            cpl: save.cpl,
+            interrupts: save.rflags & RFLAGS_IF != 0,
+        }
     }
 
     fn width(&self) -> Width {
@@ -421,7 +426,7 @@ impl VirtualCpu for SvmVcpu {
     }
 
     fn xcr0(&self) -> u64 {
-        self.fpu.xcr0
+        self.fpu.current_xcr0()
     }
 
     fn set_xcr0(&mut self, value: u64) {
