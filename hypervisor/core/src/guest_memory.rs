@@ -280,7 +280,6 @@ fn page_offset(address: u64) -> usize {
 const WORDS: usize = 512;
 
 /// Copies out of RAM, word by word where size and alignment allow: whole words are then read at once.
-#[inline]
 fn copy_in<M: Machine>(machine: &M, at: MachineAddress, bytes: &mut [u8]) {
     let shape = at.0 as usize | bytes.len();
     if shape.is_multiple_of(8) && bytes.len() <= WORDS {
@@ -299,7 +298,6 @@ fn copy_in<M: Machine>(machine: &M, at: MachineAddress, bytes: &mut [u8]) {
 }
 
 /// The reverse of [`copy_in`].
-#[inline]
 fn copy_out<M: Machine>(machine: &M, at: MachineAddress, bytes: &[u8]) {
     let shape = at.0 as usize | bytes.len();
     if shape.is_multiple_of(8) && bytes.len() <= WORDS {
