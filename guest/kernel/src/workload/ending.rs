@@ -4,7 +4,7 @@
 use crate::{clock, interrupt, page, paging, panic, percpu, print, println, thread};
 use alloc::format;
 use alloc::string::String;
-use core::sync::atomic::Ordering;
+use core::sync::atomic::{AtomicU32, Ordering};
 use ebb_guest_hypercall::{Gfn, Port, event_channel, memory};
 use ebb_guest_logic::args::Args;
 use shared_abi::xen::PAGE_SIZE;
@@ -126,12 +126,22 @@ pub fn idle_forever(args: Args<'static>) -> Result<(), String> {
 /// `halt`: halts all vCPUs with interrupts off, which ends a domain as well as a power-off.
 pub fn halt(_: Args<'static>) -> Result<(), String> {
     println!("halt: now");
-    for cpu in 1..crate::smp::online() {
-        let _ = thread::spawn("halter", Some(cpu), || halt_for_ever())?;
+    let others = crate::smp::online().saturating_sub(1);
+    for cpu in 1..=others {
+        let _ = thread::spawn("halter", Some(cpu), || {
+            HALTED.fetch_add(1, Ordering::Release);
+            halt_for_ever()
+        })?;
     }
-    thread::sleep(20_000_000);
+    // Not by sleeping or yielding: another vCPU could be chosen for this thread, and be halted by then.
+    while (HALTED.load(Ordering::Acquire) as usize) < others {
+        core::hint::spin_loop();
+    }
     halt_for_ever()
 }
+
+/// vCPUs whose halt is certain.
+static HALTED: AtomicU32 = AtomicU32::new(0);
 
 fn halt_for_ever() -> ! {
     loop {
