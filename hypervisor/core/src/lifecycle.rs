@@ -321,3 +321,6 @@ impl<M: Machine> Hypervisor<M> {
         Some(if self.crashed.load(Ordering::SeqCst) == 0 { STATUS_OK } else { STATUS_CRASHED })
     }
 }
+
+#[cfg(test)]
+mod tests;

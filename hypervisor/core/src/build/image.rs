@@ -135,4 +135,4 @@ fn pvh_entry(mut notes: &[u8]) -> Option<u32> {
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
-pub(in crate::build) use tests::{ElfFile, elf64};
+pub(crate) use tests::{ElfFile, elf64};
