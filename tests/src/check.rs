@@ -143,6 +143,11 @@ fn check_guest_tests(test: &Test, session: &Session, problems: &mut Vec<String>)
             problems.push(format!("test {} in d{domid} failed (outcome {})", result.id, result.outcome));
         }
     }
+    // The trace says that a test failed, the guest's own words say which and why.
+    if !problems.is_empty() {
+        let told = |line: &&String| line.starts_with("(d") && line.contains(" test ") && line.contains(": failure");
+        problems.extend(session.console.iter().filter(told).cloned());
+    }
     let passed = results.iter().filter(|(_, t)| t.outcome == guest_event::OUTCOME_SUCCESS).count();
     if passed < test.spec.expect.tests {
         problems.push(format!("{passed} guest tests passed, expected {} at least", test.spec.expect.tests));
