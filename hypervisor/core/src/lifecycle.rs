@@ -31,6 +31,8 @@ use crate::{evtchn, grant, sched};
 
 /// Page-table entries given back in one step.
 const RELEASE_BUDGET: usize = 64;
+/// Event channels closed in one step.
+const CLOSE_BUDGET: u32 = 128;
 /// Frames cleared in one step of idle work.
 const SCRUB_BUDGET: u64 = 64;
 /// Nanoseconds between two steps on a CPU that has other things to do.
@@ -248,8 +250,9 @@ impl<M: Machine> Hypervisor<M> {
                 teardown.stage = Stage::Close;
             }
             Stage::Close => {
-                evtchn::close_all(self, domain);
-                teardown.stage = Stage::Grants;
+                if evtchn::close_some(self, domain, CLOSE_BUDGET) {
+                    teardown.stage = Stage::Grants;
+                }
             }
             Stage::Grants => {
                 if grant::release_mappings(self, domain, RELEASE_BUDGET) {

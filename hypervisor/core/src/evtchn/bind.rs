@@ -27,6 +27,8 @@ pub struct Book {
     first_free: u32,
     /// Ports looked at so far by a reset under way; 0: none is.
     reset_next: u32,
+    /// No bound port is below this one, once the domain is being torn down.
+    close_next: u32,
     /// The domain is being torn down: no more bindings.
     pub closed: bool,
 }
@@ -34,7 +36,7 @@ pub struct Book {
 impl Book {
     /// Port 0 is taken, nothing else.
     pub const fn new() -> Self {
-        Self { active: 0, first_free: 1, reset_next: 0, closed: false }
+        Self { active: 0, first_free: 1, reset_next: 0, close_next: 1, closed: false }
     }
 }
 
@@ -359,18 +361,29 @@ pub fn reset<M: Machine>(call: &Call<'_, M>, domain: &Domain<M>, resuming: bool)
     Ok(true)
 }
 
-/// Closes all ports of a domain at its end, for ever, and gives back the pages pinned for events. Its vCPUs are off all
-/// CPUs and stay there.
-pub fn close_all<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>) {
+/// Closes at most `budget` ports of a domain at its end, for ever; true when all are closed and the pages pinned for
+/// events are given back. Its vCPUs are off all CPUs and stay there, and one CPU at a time calls this.
+pub fn close_some<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, budget: u32) -> bool {
     let events = &domain.events;
-    events.book.lock().closed = true;
-    let mut next = 1;
-    while events.book.lock().active != 0
-        && let port = Port(next)
-        && events.ports.get(port).is_some()
-    {
-        let _ = close(hv, domain, port);
+    let mut next = {
+        let mut book = events.book.lock();
+        book.closed = true;
+        book.close_next
+    };
+    for _ in 0..budget {
+        if events.book.lock().active == 0 || events.ports.get(Port(next)).is_none() {
+            pages::detach(hv, domain);
+            return true;
+        }
+        // A port that is not bound has nothing to be closed.
+        let _ = close(hv, domain, Port(next));
         next += 1;
     }
-    pages::detach(hv, domain);
+    events.book.lock().close_next = next;
+    false
+}
+
+/// Closes all ports at once: see [`close_some`].
+pub fn close_all<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>) {
+    while !close_some(hv, domain, u32::MAX) {}
 }

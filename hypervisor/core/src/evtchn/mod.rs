@@ -35,7 +35,7 @@ use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use shared_abi::event_channel::FIFO_NR_CHANNELS;
 use shared_abi::xen::{Mfn, Virq};
 
-pub use bind::{close_all, reset};
+pub use bind::{close_all, close_some, reset};
 pub use deliver::{
     announce, port_is_valid, port_pending, raise_global_virq, raise_virq, send, upcall_deliverable, upcall_pending,
 };
