@@ -9,15 +9,22 @@
 //! Xen's own leaves begin at 0x40000000. `XEN_HVM_CPUID_UPCALL_VECTOR` is not announced although the operation exists:
 //! a kernel that sees it switches to upcalls through its local APIC, which cost an end-of-interrupt exit each.
 //!
+//! The reasons, bit by bit: docs/decisions/0003-cpuid-policy.md.
+//!
 //! Specifications: AMD64 manual volume 3 appendix E; Intel SDM volume 2A, CPUID; Xen's public arch-x86/cpuid.h.
 
+use shared_abi::arch_x86::cpuid as xen;
 use shared_abi::xen::{DomId, VcpuId};
+
+use crate::machine::PAGE_SHIFT;
+use crate::p2m::GFN_LIMIT;
 
 /// Reads a leaf of the host: (leaf, subleaf) to eax, ebx, ecx, edx.
 pub type Reader = fn(u32, u32) -> [u32; 4];
 
-const XEN_BASE: u32 = 0x4000_0000;
-const XEN_LEAVES: u32 = 4;
+const XEN_BASE: u32 = xen::FIRST_LEAF;
+/// Xen's TSC mode "never emulated": the processor's own, at the same rate on every vCPU.
+const TSC_MODE_NEVER_EMULATE: u32 = 2;
 const EXTENDED: u32 = 0x8000_0000;
 const BASIC_COUNT: usize = 0xe;
 const EXTENDED_COUNT: usize = 9;
@@ -26,6 +33,11 @@ const EAX: usize = 0;
 const EBX: usize = 1;
 const ECX: usize = 2;
 const EDX: usize = 3;
+
+/// Bits of a guest-physical address: what the nested table covers.
+const PHYSICAL_BITS: u32 = GFN_LIMIT.ilog2() + PAGE_SHIFT;
+/// Bits of a linear address with four levels of page tables; the fifth is not offered.
+const LINEAR_BITS: u32 = 48;
 
 /// All bits of a register pass.
 const ALL: u32 = u32::MAX;
@@ -51,8 +63,7 @@ const TABLE: &[Row] = &[
     Row { leaf: 0x8000_0004, masks: [ALL; 4] },
     Row { leaf: 0x8000_0005, masks: [ALL; 4] },
     Row { leaf: 0x8000_0006, masks: [ALL; 4] },
-    // Invariant TSC.
-    Row { leaf: 0x8000_0007, masks: [0, 0, 0, 1 << 8] },
+    Row { leaf: 0x8000_0007, masks: [0, 0, 0, extended7::INVARIANT_TSC] },
     Row { leaf: 0x8000_0008, masks: [0xffff, 0, 0, 0] },
 ];
 
@@ -105,6 +116,11 @@ mod extended1 {
     pub const FFXSR: u32 = 1 << 25;
     pub const LONG_MODE: u32 = 1 << 29;
     pub const SYSCALL: u32 = 1 << 11;
+    pub const RDTSCP: u32 = 1 << 27;
+}
+
+mod extended7 {
+    pub const INVARIANT_TSC: u32 = 1 << 8;
 }
 
 /// What of a vCPU shows in its CPUID.
@@ -198,9 +214,10 @@ impl Policy {
         self.basic[0][EAX] = last_basic.min(if has_xsave { 0xd } else { 7 });
         self.extended[0][EAX] = last_extended.min(EXTENDED + EXTENDED_COUNT as u32 - 1);
         self.basic[7][EAX] = 0;
-        // Nested tables have four levels.
-        let physical_bits = (self.extended[8][EAX] & 0xff).clamp(36, 48);
-        self.extended[8][EAX] = self.extended[8][EAX] & 0xff00 | physical_bits;
+        let host = self.extended[8][EAX];
+        let physical_bits = (host & 0xff).clamp(36, PHYSICAL_BITS);
+        let linear_bits = (host >> 8 & 0xff).clamp(32, LINEAR_BITS);
+        self.extended[8][EAX] = linear_bits << 8 | physical_bits;
     }
 
     /// What CPUID answers to this vCPU.
@@ -255,18 +272,29 @@ impl Policy {
 
     /// Xen's leaves.
     fn xen(&self, leaf: u32, subleaf: u32, view: &VcpuView) -> [u32; 4] {
-        /// "vCPU id is in ebx" and "domain id is in ecx".
-        const HVM_FEATURES: u32 = 1 << 3 | 1 << 4;
+        const HVM_FEATURES: u32 = xen::HvmFeatures::VCPU_ID_PRESENT.union(xen::HvmFeatures::DOMID_PRESENT).bits();
         match (leaf, subleaf) {
-            (0, _) => [XEN_BASE + XEN_LEAVES, 0x566e_6558, 0x6558_4d4d, 0x4d4d_566e],
-            (1, _) => [shared_abi::version::REPORTED_VERSION, 0, 0, 0],
-            (2, _) => [1, XEN_BASE, 0, 0],
-            (3, 0) => [0, 0, self.tsc_khz, 0],
-            (3, 1) => [0, 0, self.tsc_mul, self.tsc_shift as u32],
-            (3, 2) => [self.tsc_khz, 0, 0, 0],
-            (4, 0) => [HVM_FEATURES, view.vcpu.0, u32::from(view.domain.0), 0],
+            (xen::LEAF_SIGNATURE, _) => {
+                [XEN_BASE + xen::LEAF_HVM, xen::SIGNATURE_EBX, xen::SIGNATURE_ECX, xen::SIGNATURE_EDX]
+            }
+            (xen::LEAF_VERSION, _) => [shared_abi::version::REPORTED_VERSION, 0, 0, 0],
+            (xen::LEAF_HYPERCALL, _) => [1, XEN_BASE, 0, 0],
+            (xen::LEAF_TIME, 0) => [self.time_features(), TSC_MODE_NEVER_EMULATE, self.tsc_khz, 0],
+            (xen::LEAF_TIME, 1) => [0, 0, self.tsc_mul, self.tsc_shift as u32],
+            (xen::LEAF_TIME, 2) => [self.tsc_khz, 0, 0, 0],
+            (xen::LEAF_HVM, 0) => [HVM_FEATURES, view.vcpu.0, u32::from(view.domain.0), 0],
             _ => [0; 4],
         }
+    }
+
+    fn time_features(&self) -> u32 {
+        let invariant = self.extended[7][EDX] & extended7::INVARIANT_TSC != 0;
+        let rdtscp = self.extended[1][EDX] & extended1::RDTSCP != 0;
+        let mut features = if invariant { xen::TIME_HOST_TSC_RELIABLE } else { 0 };
+        if rdtscp {
+            features |= xen::TIME_RDTSCP;
+        }
+        features
     }
 
     /// Whether XSETBV may set this.
@@ -302,6 +330,8 @@ impl Policy {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::machine::TscScale;
 
@@ -366,5 +396,118 @@ mod tests {
         assert!(!policy.xcr0_is_valid(0) && !policy.xcr0_is_valid(5) && !policy.xcr0_is_valid(0xf));
         let osxsave = policy.lookup(1, 0, &VcpuView { cr4: CR4_OSXSAVE, ..VIEW })[ECX] & feature1::OSXSAVE;
         assert_ne!(osxsave, 0);
+    }
+
+    std::thread_local! {
+        static HOST: core::cell::RefCell<std::vec::Vec<u32>> = const { core::cell::RefCell::new(std::vec::Vec::new()) };
+    }
+
+    /// A host whose leaves hold the numbers of `HOST`, by a hash of leaf and subleaf.
+    fn random_host(leaf: u32, subleaf: u32) -> [u32; 4] {
+        let mut value = HOST.with_borrow(|host| {
+            core::array::from_fn(|index| {
+                let key = (leaf as usize ^ leaf as usize >> 24).wrapping_mul(31) + subleaf as usize * 7 + index;
+                host[key % host.len()]
+            })
+        });
+        if leaf & 0x7fff_ffff == 0 {
+            value[EAX] = leaf | value[EAX] % 0x30;
+        }
+        value
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_offered_that_the_host_has_not(
+            host in proptest::collection::vec(any::<u32>(), 64),
+            xcr0 in prop_oneof![Just(1_u64), Just(3), Just(7)],
+            leaf in prop_oneof![0..0x40_u32, 0x8000_0000..0x8000_0040_u32],
+        ) {
+            HOST.set(host);
+            let policy = Policy::new(random_host, xcr0, SCALE);
+            let (offered, there) = (policy.lookup(leaf, 0, &VIEW), random_host(leaf, 0));
+            let last = random_host(leaf & EXTENDED, 0)[EAX];
+            match leaf {
+                0 | EXTENDED => prop_assert!(offered[EAX] <= last && offered[1..] == there[1..]),
+                1 => {
+                    prop_assert_eq!(offered[ECX] & !there[ECX] & !(feature1::X2APIC | feature1::HYPERVISOR), 0);
+                    prop_assert_eq!(offered[EDX] & !there[EDX], 0);
+                }
+                // Sizes, not bits.
+                0xd | 0x8000_0008 => {}
+                _ => for (offered, there) in offered.into_iter().zip(there) {
+                    prop_assert_eq!(offered & !there, 0);
+                },
+            }
+            let avx = [policy.lookup(1, 0, &VIEW)[ECX] & feature1::NEED_AVX, policy.lookup(7, 0, &VIEW)[EBX] & feature7::AVX2];
+            prop_assert!(xcr0 & XCR0_AVX != 0 && policy.lookup(0xd, 0, &VIEW)[EAX] != 0 || avx == [0, 0]);
+            let xsave = policy.lookup(1, 0, &VIEW)[ECX] & feature1::XSAVE != 0;
+            prop_assert_eq!(xsave, policy.lookup(0xd, 0, &VIEW)[EAX] != 0);
+            prop_assert!(!xsave || policy.lookup(0, 0, &VIEW)[EAX] >= 0xd);
+        }
+    }
+
+    #[test]
+    fn features_that_guests_could_not_use_are_hidden() {
+        let policy = Policy::new(everything, 7, SCALE);
+        let shown = |leaf, register: usize| policy.lookup(leaf, 0, &VIEW)[register];
+        let hidden = [
+            (
+                1,
+                ECX,
+                &[2, 3, 5, 6, 7, 8, 14, 15, 17, 18, 24, 27][..],
+                "MONITOR, VMX, SMX, EST, PDCM, PCID, DCA, TSC deadline",
+            ),
+            (1, EDX, &[18, 21, 22, 27, 28, 29], "serial number, DS, ACPI thermal control, self-snoop, HTT, TM"),
+            (
+                7,
+                EBX,
+                &[1, 2, 4, 10, 11, 12, 14, 15, 16, 25, 30],
+                "TSC_ADJUST, SGX, HLE, INVPCID, RTM, MPX, RDT, AVX-512, PT",
+            ),
+            (7, ECX, &[1, 3, 4, 5, 7, 16], "AVX-512, PKU, OSPKE, WAITPKG, CET, five levels"),
+            (7, EDX, &[20, 26, 27, 28, 29, 31], "CET, speculation controls"),
+            (
+                0x8000_0001,
+                ECX,
+                &[2, 3, 9, 10, 12, 13, 15, 22, 23, 24, 26, 28, 29],
+                "SVM, extended APIC, OSVW, IBS, … performance counters, MONITORX",
+            ),
+            (6, EAX, &[0, 1, 3, 4, 7], "thermal sensors, turbo, HWP"),
+            (0x8000_0008, EBX, &[0, 12, 14, 15, 24], "CLZERO, speculation controls"),
+        ];
+        for (leaf, register, numbers, what) in hidden {
+            assert_eq!(shown(leaf, register) & bits(numbers), 0, "leaf {leaf:#x}: {what}");
+        }
+        assert_eq!(shown(0x8000_0008, EAX), 48 << 8 | 40);
+        assert_eq!(shown(0x8000_0008, ECX), 0, "each vCPU is a package of its own");
+    }
+
+    #[test]
+    fn an_apic_that_is_off_does_not_show() {
+        let policy = Policy::new(everything, 7, SCALE);
+        let off = VcpuView { apic_enabled: false, ..VIEW };
+        for leaf in [1, 0x8000_0001] {
+            assert_ne!(policy.lookup(leaf, 0, &VIEW)[EDX] & feature1::APIC, 0);
+            assert_eq!(policy.lookup(leaf, 0, &off)[EDX] & feature1::APIC, 0);
+        }
+    }
+
+    #[test]
+    fn time_is_described_as_it_is() {
+        let policy = Policy::new(everything, 7, SCALE);
+        let time = |policy: &Policy, subleaf| policy.lookup(0x4000_0003, subleaf, &VIEW);
+        assert_eq!(time(&policy, 0), [0b110, 2, 1_000_000, 0]);
+        assert_eq!(time(&policy, 1), [0, 0, 1 << 31, 1]);
+        assert_eq!(time(&policy, 2), [1_000_000, 0, 0, 0]);
+        let slow = TscScale { shift: -2, ..SCALE };
+        assert_eq!(time(&Policy::new(nothing, 3, slow), 0)[EAX], 0);
+        assert_eq!(time(&Policy::new(nothing, 3, slow), 1)[EDX], u32::MAX - 1);
+    }
+
+    #[test]
+    fn efer_allows_what_is_offered() {
+        assert_eq!(Policy::new(nothing, 3, SCALE).efer_mask(), 0);
+        assert_eq!(Policy::new(everything, 3, SCALE).efer_mask(), 1 | 1 << 8 | 1 << 11 | 1 << 14);
     }
 }
