@@ -111,11 +111,11 @@ pub fn vcpu_op<M: Machine>(call: &mut Call<'_, M>) -> CallResult {
 /// # Errors
 /// `EEXIST` for one that has a state already, `EINVAL` for a state no processor could be in.
 fn initialise<M: Machine>(call: &mut Call<'_, M>, vcpu: &VcpuRef<M>, argument: u64) -> CallResult {
+    let context: HvmContext = call.read_guest(argument)?;
     // As on Xen this comes before a look at the state; it is asked again below, where it counts.
     if vcpu.sched.state().is_initialised() {
         return Err(Errno::EEXIST);
     }
-    let context: HvmContext = call.read_guest(argument)?;
     let state = start::state_from(&context)?;
     {
         // All under the lock: of two callers one comes first, and who sees it initialised finds the state.

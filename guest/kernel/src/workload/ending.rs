@@ -126,14 +126,16 @@ pub fn idle_forever(args: Args<'static>) -> Result<(), String> {
 /// `halt`: halts all vCPUs with interrupts off, which ends a domain as well as a power-off.
 pub fn halt(_: Args<'static>) -> Result<(), String> {
     println!("halt: now");
-    let others = crate::smp::online().saturating_sub(1);
-    for cpu in 1..=others {
+    // This thread stays on its vCPU: it neither sleeps nor yields from here on.
+    let own = percpu::id();
+    let others = (0..crate::smp::online()).filter(|cpu| *cpu != own);
+    for cpu in others.clone() {
         let _ = thread::spawn("halter", Some(cpu), || {
             HALTED.fetch_add(1, Ordering::Release);
             halt_for_ever()
         })?;
     }
-    // Not by sleeping or yielding: another vCPU could be chosen for this thread, and be halted by then.
+    let others = others.count();
     while (HALTED.load(Ordering::Acquire) as usize) < others {
         core::hint::spin_loop();
     }
