@@ -45,9 +45,9 @@ type Hv = Hypervisor<FakeMachine>;
 type Dom = Arc<Domain<FakeMachine>>;
 
 /// Cases without `EBB_RANDOM_CASES`: ten seconds or so.
-const CASES: u32 = 150;
+const CASES: u32 = 50;
 /// Most steps of a case.
-const STEPS: usize = 300;
+const STEPS: usize = 800;
 
 fn run(cpus: u8, wild_governor: bool, steps: &[Step]) {
     // A failing case is left as it is: what a panic interrupts cannot be taken apart.

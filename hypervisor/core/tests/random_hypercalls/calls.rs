@@ -705,6 +705,15 @@ impl GuestCall {
         )
     }
 
+    /// Whether it may unmask an event.
+    pub fn unmasks(&self) -> bool {
+        match self {
+            GuestCall::Event(Event::Port { op, .. }) => *op == evt::UNMASK,
+            GuestCall::Multicall { calls, .. } => calls.iter().any(GuestCall::unmasks),
+            _ => false,
+        }
+    }
+
     /// The ports and timeout of a poll.
     pub fn polls(&self) -> Option<(&[u32], &When)> {
         match self {

@@ -113,14 +113,14 @@ fn event() -> impl Strategy<Value = GuestCall> {
 
 fn sched_call() -> impl Strategy<Value = GuestCall> {
     let reason = || prop_oneof![0..6u32, any::<u32>()];
-    let ports = || prop::collection::vec(port(), 0..4);
+    let ports = || prop::collection::vec(port(), 0..3);
     let count = prop_oneof![12 => Just(None), 1 => any::<u32>().prop_map(Some)];
     prop_oneof![
-        4 => Just(Sched::Yield),
-        8 => Just(Sched::Block),
-        1 => (prop_oneof![2 => Just(sched::SHUTDOWN), 1 => Just(sched::SHUTDOWN_CODE)], reason())
+        6 => Just(Sched::Yield),
+        14 => Just(Sched::Block),
+        2 => (prop_oneof![1 => Just(sched::SHUTDOWN), 1 => Just(sched::SHUTDOWN_CODE)], reason())
             .prop_map(|(op, reason)| Sched::Shutdown { op, reason }),
-        8 => (ports(), count, when()).prop_map(|(ports, count, timeout)| Sched::Poll { ports, count, timeout }),
+        20 => (ports(), count, when()).prop_map(|(ports, count, timeout)| Sched::Poll { ports, count, timeout }),
         1 => (who(), reason()).prop_map(|(whom, reason)| Sched::Remote { whom, reason }),
         1 => (0..4u32, prop_oneof![0..3u32, any::<u32>()]).prop_map(|(id, seconds)| Sched::Watchdog { id, seconds }),
     ]

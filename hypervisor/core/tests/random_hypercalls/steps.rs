@@ -205,16 +205,15 @@ fn exit() -> impl Strategy<Value = Exit> {
         1 => Just(0x1ff), 1 => 0..4_000_000u32, 1 => any::<u32>()
     ];
     prop_oneof![
-        60 => (random_calls::call(), caller()).prop_map(|(call, caller)| Exit::Call { call, caller }),
-        8 => prop::bool::weighted(0.85).prop_map(|interrupts| Exit::Halt { interrupts }),
+        90 => (random_calls::call(), caller()).prop_map(|(call, caller)| Exit::Call { call, caller }),
+        6 => prop::bool::weighted(0.95).prop_map(|interrupts| Exit::Halt { interrupts }),
         2 => Just(Exit::Pause),
         14 => Just(Exit::Drain),
         4 => (1..10u32).prop_map(|port| Exit::Mask { port }),
         5 => (register, command).prop_map(|(offset, value)| Exit::Apic { offset, value }),
         2 => (0x800..0x840u32, any::<u64>()).prop_map(|(msr, value)| Exit::ApicMsr { msr, value }),
-        1 => any::<u8>().prop_map(|value| Exit::Tpr { value }),
+        1 => prop_oneof![8 => any::<u8>().prop_map(|value| Exit::Tpr { value }), 1 => Just(Exit::TripleFault)],
         1 => prop_oneof![Just(0xfee0_0c00u64), Just(0xfee0_0800), any::<u64>()].prop_map(|value| Exit::ApicBase { value }),
-        1 => Just(Exit::TripleFault),
         14 => (spot, any::<u16>(), scribbled, any::<u8>())
             .prop_map(|(spot, index, value, how)| Exit::Scribble { spot, index, value, how }),
         3 => Just(Exit::External),
@@ -244,7 +243,7 @@ pub fn step() -> impl Strategy<Value = Step> {
     let time = prop_oneof![4 => 0..100_000u64, 4 => 0..5_000_000u64, 2 => 0..60_000_000u64, 1 => 0..4_000_000_000u64];
     let named = || (0..4u8, 0..5u8, 0..3u8);
     prop_oneof![
-        80 => (cpu(), exit(), prop_oneof![3 => Just(7u8), 1 => 0..8u8], prop::bool::weighted(0.15))
+        160 => (0..32u8, exit(), prop_oneof![3 => Just(7u8), 1 => 0..8u8], prop::bool::weighted(0.15))
             .prop_map(|(cpu, exit, can, stall)| Step::Turn { cpu, exit, can, stall }),
         12 => time.prop_map(|time| Step::Advance { time }),
         2 => (cpu(), newcomer()).prop_map(|(cpu, newcomer)| Step::Build { cpu, newcomer }),
