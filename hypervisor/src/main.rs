@@ -12,10 +12,7 @@ mod image {
     /// First Rust code on the boot processor, on the boot stack, with the boot page tables.
     ///
     /// `protocol` is the magic number of the boot protocol, `info` the physical address of the loader's structure.
-    #[expect(
-        unsafe_code,
-        reason = "the assembly entry needs an unmangled name; nothing else defines this symbol"
-    )]
+    #[expect(unsafe_code, reason = "the assembly entry needs an unmangled name; nothing else defines this symbol")]
     #[unsafe(no_mangle)]
     extern "C" fn ebb_main(protocol: u32, info: u32) -> ! {
         machine::bring_up(protocol, u64::from(info), run, ap_run)
@@ -35,8 +32,6 @@ mod image {
 
 #[cfg(not(target_os = "none"))]
 fn main() {
-    eprintln!(
-        "ebb-hypervisor runs on the bare machine: build it with --target x86_64-unknown-none"
-    );
+    eprintln!("ebb-hypervisor runs on the bare machine: build it with --target x86_64-unknown-none");
     std::process::exit(1);
 }

@@ -24,9 +24,7 @@ pub const FLAG_MASK_EVENTS: u16 = 1 << 0;
 
 /// `struct callback_register`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct CallbackRegister {
     /// `type`: `CALLBACKTYPE_*`.
     pub type_: u16,
@@ -40,9 +38,7 @@ pub struct CallbackRegister {
 
 /// `struct callback_unregister`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct CallbackUnregister {
     /// `type`: `CALLBACKTYPE_*`.
     pub type_: u16,

@@ -77,9 +77,7 @@ pub const SET_PAGING_MEMPOOL_SIZE: u32 = 86;
 /// `struct xen_domctl`: the argument of every call. `u` is read and written by [`Domctl::payload`] and
 /// [`Domctl::set_payload`].
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct Domctl {
     /// The operation.
     pub cmd: u32,
@@ -96,13 +94,7 @@ pub struct Domctl {
 impl Domctl {
     /// A call on `domain` with an empty union.
     pub const fn new(cmd: u32, domain: DomId) -> Self {
-        Self {
-            cmd,
-            interface_version: INTERFACE_VERSION,
-            domain,
-            _pad: [0; 3],
-            u: [0; 16],
-        }
+        Self { cmd, interface_version: INTERFACE_VERSION, domain, _pad: [0; 3], u: [0; 16] }
     }
 
     /// The union as a `T` of this module.
@@ -157,9 +149,7 @@ bitflags! {
 
 /// `struct xen_domctl_createdomain`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct CreateDomain {
     /// Security label.
     pub ssidref: u32,
@@ -222,9 +212,7 @@ pub const INVALID_MAX_VCPU_ID: u32 = u32::MAX;
 
 /// `struct xen_domctl_getdomaininfo`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct GetDomainInfo {
     /// Which domain.
     pub domain: DomId,
@@ -266,9 +254,7 @@ pub struct GetDomainInfo {
 
 /// `struct xen_domctl_max_mem`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct MaxMem {
     /// KiB.
     pub max_memkb: u64,
@@ -276,9 +262,7 @@ pub struct MaxMem {
 
 /// `struct xen_domctl_vcpucontext`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct VcpuContext {
     /// Which vCPU.
     pub vcpu: VcpuId,
@@ -290,9 +274,7 @@ pub struct VcpuContext {
 
 /// `struct xen_domctl_getvcpuinfo`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct GetVcpuInfo {
     /// In: which vCPU.
     pub vcpu: VcpuId,
@@ -321,9 +303,7 @@ pub const VCPUAFFINITY_FORCE: u32 = 1 << 2;
 
 /// `struct xen_domctl_vcpuaffinity`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct VcpuAffinity {
     /// Which vCPU.
     pub vcpu: VcpuId,
@@ -337,9 +317,7 @@ pub struct VcpuAffinity {
 
 /// `struct xen_domctl_max_vcpus`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct MaxVcpus {
     /// How many.
     pub max: u32,
@@ -367,9 +345,7 @@ pub const SCHEDOP_GETVCPUINFO: u32 = 3;
 
 /// `struct xen_domctl_sched_credit` (and `..._credit2`).
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct SchedCredit {
     /// Share; the default is 256.
     pub weight: u16,
@@ -379,9 +355,7 @@ pub struct SchedCredit {
 
 /// `struct xen_domctl_scheduler_op`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct SchedulerOp {
     /// `XEN_SCHEDULER_*`.
     pub sched_id: u32,
@@ -394,10 +368,7 @@ pub struct SchedulerOp {
 impl SchedulerOp {
     /// `u.credit`.
     pub const fn credit(&self) -> SchedCredit {
-        SchedCredit {
-            weight: self.u[0] as u16,
-            cap: (self.u[0] >> 16) as u16,
-        }
+        SchedCredit { weight: self.u[0] as u16, cap: (self.u[0] >> 16) as u16 }
     }
 
     /// Sets `u.credit`.
@@ -408,9 +379,7 @@ impl SchedulerOp {
 
 /// `struct xen_domctl_setdomainhandle`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct SetDomainHandle {
     /// UUID.
     pub handle: DomainHandle,
@@ -418,9 +387,7 @@ pub struct SetDomainHandle {
 
 /// `struct xen_domctl_hypercall_init`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct HypercallInit {
     /// The page.
     pub gmfn: u64,
@@ -428,9 +395,7 @@ pub struct HypercallInit {
 
 /// `struct xen_domctl_settimeoffset`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct SetTimeOffset {
     /// Seconds.
     pub time_offset_seconds: i64,
@@ -438,9 +403,7 @@ pub struct SetTimeOffset {
 
 /// `struct xen_domctl_address_size`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct AddressSize {
     /// Bits.
     pub size: u32,
@@ -448,9 +411,7 @@ pub struct AddressSize {
 
 /// `struct xen_domctl_cpu_policy`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct CpuPolicy {
     /// In and out: how many leaves.
     pub nr_leaves: u32,
@@ -472,9 +433,7 @@ pub struct CpuPolicy {
 
 /// `struct xen_domctl_paging_mempool`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct PagingMempool {
     /// Bytes.
     pub size: u64,
@@ -507,23 +466,10 @@ mod tests {
     #[test]
     fn the_union_keeps_what_is_put_in() {
         let mut call = Domctl::new(SCHEDULER_OP, DomId(3));
-        let mut op = SchedulerOp {
-            sched_id: SCHEDULER_CREDIT,
-            cmd: SCHEDOP_PUTINFO,
-            ..Default::default()
-        };
-        op.set_credit(SchedCredit {
-            weight: 512,
-            cap: 50,
-        });
+        let mut op = SchedulerOp { sched_id: SCHEDULER_CREDIT, cmd: SCHEDOP_PUTINFO, ..Default::default() };
+        op.set_credit(SchedCredit { weight: 512, cap: 50 });
         call.set_payload(&op);
-        assert_eq!(
-            call.payload::<SchedulerOp>().credit(),
-            SchedCredit {
-                weight: 512,
-                cap: 50
-            }
-        );
+        assert_eq!(call.payload::<SchedulerOp>().credit(), SchedCredit { weight: 512, cap: 50 });
         assert_eq!(call.payload::<SchedulerOp>(), op);
     }
 }

@@ -67,9 +67,7 @@ pub const FIFO_MAX_EVENT_ARRAY_PAGES: u32 = FIFO_NR_CHANNELS / FIFO_EVENT_WORDS_
 
 /// `struct evtchn_fifo_control_block`: one of each vCPU, accessed in place by both sides.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct FifoControlBlock {
     /// A bit per queue that is not empty.
     pub ready: u32,
@@ -81,9 +79,7 @@ pub struct FifoControlBlock {
 
 /// `struct evtchn_alloc_unbound`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct AllocUnbound {
     /// Whose port.
     pub dom: DomId,
@@ -95,9 +91,7 @@ pub struct AllocUnbound {
 
 /// `struct evtchn_bind_interdomain`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct BindInterdomain {
     /// The other domain.
     pub remote_dom: DomId,
@@ -111,9 +105,7 @@ pub struct BindInterdomain {
 
 /// `struct evtchn_bind_virq`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct BindVirq {
     /// `VIRQ_*`.
     pub virq: Virq,
@@ -128,9 +120,7 @@ pub const BIND_PIRQ_WILL_SHARE: u32 = 1;
 
 /// `struct evtchn_bind_pirq`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct BindPirq {
     /// The interrupt.
     pub pirq: u32,
@@ -142,9 +132,7 @@ pub struct BindPirq {
 
 /// `struct evtchn_bind_ipi`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct BindIpi {
     /// The vCPU to signal.
     pub vcpu: VcpuId,
@@ -154,9 +142,7 @@ pub struct BindIpi {
 
 /// `struct evtchn_close`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct Close {
     /// The port.
     pub port: Port,
@@ -164,9 +150,7 @@ pub struct Close {
 
 /// `struct evtchn_send`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct Send {
     /// The port.
     pub port: Port,
@@ -187,9 +171,7 @@ pub const STATUS_IPI: u32 = 5;
 
 /// `struct evtchn_status`. The union `u` means something according to `status`: see the accessors.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct Status {
     /// In: whose port.
     pub dom: DomId,
@@ -244,9 +226,7 @@ impl Status {
 
 /// `struct evtchn_bind_vcpu`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct BindVcpu {
     /// The port.
     pub port: Port,
@@ -256,9 +236,7 @@ pub struct BindVcpu {
 
 /// `struct evtchn_unmask`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct Unmask {
     /// The port.
     pub port: Port,
@@ -266,9 +244,7 @@ pub struct Unmask {
 
 /// `struct evtchn_reset`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct Reset {
     /// Whose ports.
     pub dom: DomId,
@@ -276,9 +252,7 @@ pub struct Reset {
 
 /// `struct evtchn_init_control`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct InitControl {
     /// In: the page that holds the control block.
     pub control_gfn: Gfn,
@@ -294,9 +268,7 @@ pub struct InitControl {
 
 /// `struct evtchn_expand_array`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct ExpandArray {
     /// The page to add.
     pub array_gfn: Gfn,
@@ -304,9 +276,7 @@ pub struct ExpandArray {
 
 /// `struct evtchn_set_priority`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct SetPriority {
     /// The port.
     pub port: Port,

@@ -41,46 +41,20 @@ pub const RESERVED_XENSTORE: GrantRef = GrantRef(1);
 /// `grant_ref_t`: an entry's number.
 #[repr(transparent)]
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    KnownLayout,
-    Immutable,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, KnownLayout, Immutable,
 )]
 pub struct GrantRef(pub u32);
 
 /// `grant_handle_t`: names a mapping to the domain that made it.
 #[repr(transparent)]
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    KnownLayout,
-    Immutable,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, KnownLayout, Immutable,
 )]
 pub struct GrantHandle(pub u32);
 
 /// `GNTST_*`: how an operation went.
 #[repr(transparent)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct GrantStatus(pub i16);
 
 impl GrantStatus {
@@ -154,9 +128,7 @@ pub const fn entry_type(flags: u16) -> u16 {
 
 /// `struct grant_entry_v1`. Accessed in place by both sides.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct GrantEntryV1 {
     /// Type and [`EntryFlags`].
     pub flags: u16,
@@ -189,9 +161,7 @@ bitflags! {
 
 /// `struct gnttab_map_grant_ref`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct MapGrantRef {
     /// Guest physical address at which the page shall appear.
     pub host_addr: u64,
@@ -211,9 +181,7 @@ pub struct MapGrantRef {
 
 /// `struct gnttab_unmap_grant_ref`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct UnmapGrantRef {
     /// As it was mapped.
     pub host_addr: u64,
@@ -229,9 +197,7 @@ pub struct UnmapGrantRef {
 
 /// `struct gnttab_setup_table`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct SetupTable {
     /// Whose table.
     pub dom: DomId,
@@ -254,9 +220,7 @@ pub const COPY_DEST_GREF: u16 = 1 << 1;
 
 /// `struct gnttab_copy_ptr`: one end of a copy.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct GrantCopyPtr {
     /// The union: an entry's number in the low half, or a gfn.
     pub u: u64,
@@ -282,9 +246,7 @@ impl GrantCopyPtr {
 
 /// `struct gnttab_copy`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct GrantCopy {
     /// From.
     pub source: GrantCopyPtr,
@@ -302,9 +264,7 @@ pub struct GrantCopy {
 
 /// `struct gnttab_query_size`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct QuerySize {
     /// Whose table.
     pub dom: DomId,
@@ -322,9 +282,7 @@ pub struct QuerySize {
 
 /// `struct gnttab_unmap_and_replace`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct UnmapAndReplace {
     /// As it was mapped.
     pub host_addr: u64,
@@ -340,9 +298,7 @@ pub struct UnmapAndReplace {
 
 /// `struct gnttab_set_version`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct SetVersion {
     /// In: the one wanted. Out: the one in force.
     pub version: u32,
@@ -350,9 +306,7 @@ pub struct SetVersion {
 
 /// `struct gnttab_get_version`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct GetVersion {
     /// Whose table.
     pub dom: DomId,
@@ -364,9 +318,7 @@ pub struct GetVersion {
 
 /// `struct gnttab_swap_grant_ref`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct SwapGrantRef {
     /// One entry.
     pub ref_a: GrantRef,
@@ -387,9 +339,7 @@ pub const CACHE_SOURCE_GREF: u32 = 1 << 31;
 
 /// `struct gnttab_cache_flush`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct CacheFlush {
     /// The union: a device address, or an entry's number in the low half.
     pub a: u64,

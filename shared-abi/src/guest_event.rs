@@ -15,11 +15,7 @@ pub trait GuestEvent: FromBytes + IntoBytes + Immutable + KnownLayout + Copy {
         let mut extra = [0; XENTRACE_EXTRA_BYTES];
         // Each payload's size is asserted at the foot of this file.
         extra[..bytes.len()].copy_from_slice(bytes);
-        Xentrace {
-            event: Self::EVENT,
-            extra_bytes: bytes.len() as u16,
-            extra,
-        }
+        Xentrace { event: Self::EVENT, extra_bytes: bytes.len() as u16, extra }
     }
 
     /// The payload of an event, when the number is this type's and enough bytes came.
@@ -27,9 +23,7 @@ pub trait GuestEvent: FromBytes + IntoBytes + Immutable + KnownLayout + Copy {
         if event != Self::EVENT {
             return None;
         }
-        Self::read_from_prefix(extra)
-            .ok()
-            .map(|(payload, _)| payload)
+        Self::read_from_prefix(extra).ok().map(|(payload, _)| payload)
     }
 }
 
@@ -57,9 +51,7 @@ pub const REASON_REFUSED: u16 = 4;
 
 /// What a balloon driver stands at.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct BalloonStatus {
     /// Pages the guest has.
     pub current: u32,
@@ -81,9 +73,7 @@ pub struct BalloonStatus {
 
 /// What a workload does.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct Workload {
     /// Counts the workload's phases.
     pub phase: u32,
@@ -102,9 +92,7 @@ pub const UNIT_COUNT: u16 = 1;
 
 /// A bench's figures.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct BenchResult {
     /// [`crate::bench::BenchId`].
     pub id: u16,
@@ -131,9 +119,7 @@ pub const OUTCOME_FAILURE: u16 = 3;
 
 /// A test's outcome.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct TestResult {
     /// The test's number in the guest's list.
     pub id: u16,

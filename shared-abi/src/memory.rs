@@ -106,9 +106,7 @@ pub const MAPIDX_GRANT_TABLE_STATUS: u64 = 0x8000_0000;
 
 /// `struct xen_memory_reservation`: for increase, decrease, populate and claim.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct MemoryReservation {
     /// First gfn of each extent.
     pub extent_start: GuestHandle<Gfn>,
@@ -126,9 +124,7 @@ pub struct MemoryReservation {
 
 /// `struct xen_memory_exchange`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct MemoryExchange {
     /// `in`: extents given.
     pub in_: MemoryReservation,
@@ -140,9 +136,7 @@ pub struct MemoryExchange {
 
 /// `struct xen_memory_domain`: for current, maximum reservation and maximum_gpfn (a plain `domid_t` in memory).
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct MemoryDomain {
     /// Whose figure.
     pub domid: DomId,
@@ -150,9 +144,7 @@ pub struct MemoryDomain {
 
 /// `struct xen_add_to_physmap`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct AddToPhysmap {
     /// Whose physical map.
     pub domid: DomId,
@@ -168,9 +160,7 @@ pub struct AddToPhysmap {
 
 /// `struct xen_add_to_physmap_batch`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct AddToPhysmapBatch {
     /// Whose physical map.
     pub domid: DomId,
@@ -190,9 +180,7 @@ pub struct AddToPhysmapBatch {
 
 /// `struct xen_remove_from_physmap`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct RemoveFromPhysmap {
     /// Whose physical map.
     pub domid: DomId,
@@ -204,9 +192,7 @@ pub struct RemoveFromPhysmap {
 
 /// `struct xen_memory_map`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct MemoryMap {
     /// In: room in the buffer. Out: entries written.
     pub nr_entries: u32,
@@ -218,9 +204,7 @@ pub struct MemoryMap {
 
 /// `struct xen_foreign_memory_map`: for `SET_MEMORY_MAP`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct ForeignMemoryMap {
     /// Whose map.
     pub domid: DomId,
@@ -232,9 +216,7 @@ pub struct ForeignMemoryMap {
 
 /// An e820 entry as the BIOS call returns it: 20 bytes, so entries of an array are not aligned.
 #[repr(C, packed)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct E820Entry {
     /// First byte.
     pub addr: u64,
@@ -268,9 +250,7 @@ pub const RESOURCE_GRANT_TABLE_ID_STATUS: u32 = 1;
 
 /// `struct xen_mem_acquire_resource`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct MemAcquireResource {
     /// Whose resource.
     pub domid: DomId,
@@ -290,9 +270,7 @@ pub struct MemAcquireResource {
 
 /// `struct xen_pod_target`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct PodTarget {
     /// In: the target, pages.
     pub target_pages: u64,
@@ -347,10 +325,7 @@ mod tests {
     #[test]
     fn command_carries_its_continuation() {
         for start in [0, 1, 511, (1 << 58) - 1] {
-            assert_eq!(
-                split_command(continue_command(POPULATE_PHYSMAP, start)),
-                (POPULATE_PHYSMAP, start)
-            );
+            assert_eq!(split_command(continue_command(POPULATE_PHYSMAP, start)), (POPULATE_PHYSMAP, start));
         }
     }
 }

@@ -42,9 +42,7 @@ pub const WATCHDOG_COUNT: u32 = 2;
 
 /// `struct sched_shutdown`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct Shutdown {
     /// `SHUTDOWN_*`.
     pub reason: u32,
@@ -52,9 +50,7 @@ pub struct Shutdown {
 
 /// `struct sched_poll`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct Poll {
     /// The ports.
     pub ports: GuestHandle<Port>,
@@ -68,9 +64,7 @@ pub struct Poll {
 
 /// `struct sched_remote_shutdown`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct RemoteShutdown {
     /// Whom.
     pub domain_id: DomId,
@@ -82,9 +76,7 @@ pub struct RemoteShutdown {
 
 /// `struct sched_watchdog`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct Watchdog {
     /// 0: a new one; else which (from 1).
     pub id: u32,
@@ -94,9 +86,7 @@ pub struct Watchdog {
 
 /// `struct sched_pin_override`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct PinOverride {
     /// The CPU; negative undoes it.
     pub pcpu: i32,

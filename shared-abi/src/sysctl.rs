@@ -40,9 +40,7 @@ pub const TMEM_OP: u32 = 24;
 /// `struct xen_sysctl`: the argument of every call. `u` is read and written by [`Sysctl::payload`] and
 /// [`Sysctl::set_payload`].
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct Sysctl {
     /// The operation.
     pub cmd: u32,
@@ -55,11 +53,7 @@ pub struct Sysctl {
 impl Sysctl {
     /// A call with an empty union.
     pub const fn new(cmd: u32) -> Self {
-        Self {
-            cmd,
-            interface_version: INTERFACE_VERSION,
-            u: [0; 16],
-        }
+        Self { cmd, interface_version: INTERFACE_VERSION, u: [0; 16] }
     }
 
     /// The union as a `T` of this module.
@@ -75,9 +69,7 @@ impl Sysctl {
 
 /// `struct xen_sysctl_readconsole`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct ReadConsole {
     /// Non-zero: clear the ring afterwards.
     pub clear: u8,
@@ -112,9 +104,7 @@ pub const TBUFOP_DISABLE: u32 = 5;
 
 /// `struct xen_sysctl_tbuf_op`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct TbufOp {
     /// `XEN_SYSCTL_TBUFOP_*`.
     pub cmd: u32,
@@ -164,9 +154,7 @@ bitflags! {
 
 /// `struct xen_sysctl_physinfo`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct PhysInfo {
     /// Threads of a core.
     pub threads_per_core: u32,
@@ -204,9 +192,7 @@ pub struct PhysInfo {
 
 /// `struct xen_sysctl_sched_id`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct SchedId {
     /// `XEN_SCHEDULER_*` ([`crate::domctl`]).
     pub sched_id: u32,
@@ -214,9 +200,7 @@ pub struct SchedId {
 
 /// `struct xen_sysctl_getdomaininfolist`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct GetDomainInfoList {
     /// Start at this number.
     pub first_domain: DomId,
@@ -234,9 +218,7 @@ pub struct GetDomainInfoList {
 
 /// `struct xen_sysctl_debug_keys`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct DebugKeys {
     /// The keys.
     pub keys: GuestHandle<u8>,
@@ -248,9 +230,7 @@ pub struct DebugKeys {
 
 /// `struct xen_sysctl_cpuinfo`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct CpuInfo {
     /// Time idle, ns.
     pub idletime: u64,
@@ -258,9 +238,7 @@ pub struct CpuInfo {
 
 /// `struct xen_sysctl_getcpuinfo`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct GetCpuInfo {
     /// Room.
     pub max_cpus: u32,
@@ -276,9 +254,7 @@ pub struct GetCpuInfo {
 
 /// `struct xen_sysctl_availheap`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct AvailHeap {
     /// Least address width; 0 for any.
     pub min_bitwidth: u32,
@@ -294,9 +270,7 @@ pub struct AvailHeap {
 
 /// `struct xen_sysctl_cputopo`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct CpuTopo {
     /// Core.
     pub core: u32,
@@ -308,9 +282,7 @@ pub struct CpuTopo {
 
 /// `struct xen_sysctl_cputopoinfo`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct CpuTopoInfo {
     /// In: room. Out: how many.
     pub num_cpus: u32,
@@ -322,9 +294,7 @@ pub struct CpuTopoInfo {
 
 /// `struct xen_sysctl_credit_schedule`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct CreditSchedule {
     /// Time slice, ms.
     pub tslice_ms: u32,
@@ -345,9 +315,7 @@ pub const CSCHED_TSLICE_MIN: u32 = 1;
 
 /// `struct xen_sysctl_scheduler_op`; its union as the credit scheduler's.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct SchedulerOp {
     /// Its CPU pool.
     pub cpupool_id: u32,
@@ -404,9 +372,7 @@ pub const TMEM_RESTORE_FLUSH_PAGE: u32 = 33;
 
 /// `struct xen_sysctl_tmem_op`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct TmemControl {
     /// `XEN_SYSCTL_TMEM_OP_*`.
     pub cmd: u32,
@@ -428,9 +394,7 @@ pub struct TmemControl {
 
 /// `struct tmem_handle`: a page's name while saving; the page itself follows it in the buffer.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct TmemHandle {
     /// Pool.
     pub pool_id: u32,
@@ -442,9 +406,7 @@ pub struct TmemHandle {
 
 /// `struct xen_tmem_client`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct TmemClient {
     /// [`crate::tmem::SPEC_VERSION`]; -EOPNOTSUPP for another.
     pub version: u32,
@@ -467,9 +429,7 @@ pub const TMEM_CLIENT_FLAG_MIGRATING: u32 = 1 << 2;
 
 /// `struct xen_tmem_pool_info`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct TmemPoolInfo {
     /// Bit 0 persistent, 1 shared, 2 authorised; bits 4-11 page size, 24-31 version.
     pub flags: u32,

@@ -54,19 +54,7 @@ pub const MAX_SHARED_POOLS: u32 = 16;
 /// `struct xen_tmem_oid`: an object's name, 192 bits.
 #[repr(C)]
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    KnownLayout,
-    Immutable,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, KnownLayout, Immutable,
 )]
 pub struct TmemOid {
     /// The words.
@@ -75,9 +63,7 @@ pub struct TmemOid {
 
 /// `struct tmem_op` for all operations but [`NEW_POOL`].
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct TmemOp {
     /// The operation.
     pub cmd: u32,
@@ -99,9 +85,7 @@ pub struct TmemOp {
 
 /// The beginning of `struct tmem_op` for [`NEW_POOL`]; bytes from 32 on mean nothing then.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct TmemNewPool {
     /// [`NEW_POOL`].
     pub cmd: u32,
@@ -151,13 +135,7 @@ mod tests {
 
     #[test]
     fn one_argument_is_read_in_both_ways() {
-        let new = TmemNewPool {
-            cmd: NEW_POOL,
-            pool_id: -1,
-            uuid: [3, 4],
-            flags: 0x0100_0001,
-            arg1: 0xdead,
-        };
+        let new = TmemNewPool { cmd: NEW_POOL, pool_id: -1, uuid: [3, 4], flags: 0x0100_0001, arg1: 0xdead };
         let mut op = TmemOp::default();
         op.as_mut_bytes()[..size_of::<TmemNewPool>()].copy_from_slice(new.as_bytes());
         assert_eq!(op.as_new_pool(), new);

@@ -12,19 +12,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 /// The kind of a record.
 #[repr(transparent)]
 #[derive(
-    Clone,
-    Copy,
-    Debug,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    KnownLayout,
-    Immutable,
+    Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, KnownLayout, Immutable,
 )]
 pub struct Kind(pub u16);
 
@@ -71,9 +59,7 @@ pub const MAX_WRITTEN_SIZE: usize = HEADER_SIZE + size_of::<DomainSample>();
 
 /// A record's first 16 bytes.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct Header {
     /// What follows.
     pub kind: Kind,
@@ -110,21 +96,13 @@ pub struct Start {
 impl Start {
     /// A start record of this version.
     pub const fn new(cpus: u32, tsc_khz: u64, total_pages: u64) -> Self {
-        Self {
-            magic: MAGIC,
-            version: VERSION,
-            cpus,
-            tsc_khz,
-            total_pages,
-        }
+        Self { magic: MAGIC, version: VERSION, cpus, tsc_khz, total_pages }
     }
 }
 
 /// The ledger, in pages. `total` is the sum of the others but `claimed`, which is part of `free`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct HostSample {
     /// Free and scrubbed.
     pub free: u64,
@@ -160,9 +138,7 @@ pub const NAME_SIZE: usize = 16;
 
 /// A domain's figures.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct DomainSample {
     /// Which.
     pub domid: DomId,
@@ -190,9 +166,7 @@ pub struct DomainSample {
 
 /// An event that a guest reported ([`crate::guest_event`]).
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct GuestEvent {
     /// Which domain.
     pub domid: DomId,
@@ -228,9 +202,7 @@ pub const REASON_TRIPLE_FAULT: u16 = 0xffff;
 
 /// A domain has ended and its memory is back.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct DomainEnd {
     /// Which.
     pub domid: DomId,
@@ -242,9 +214,7 @@ pub struct DomainEnd {
 
 /// Records were lost here.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct Lost {
     /// How many.
     pub count: u64,
@@ -252,9 +222,7 @@ pub struct Lost {
 
 /// The stream's last record.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct End {
     /// The machine's status.
     pub status: u64,
@@ -262,9 +230,7 @@ pub struct End {
 
 /// A guest left to the hypervisor; stamped before the exit is handled.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct VmExit {
     /// Which domain.
     pub domid: DomId,
@@ -280,9 +246,7 @@ pub struct VmExit {
 
 /// Another vCPU runs on this CPU from now on. [`DomId::IDLE`] stands for none.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct VcpuSwitch {
     /// Domain that ran.
     pub prev_domid: DomId,
@@ -296,9 +260,7 @@ pub struct VcpuSwitch {
 
 /// An event was sent to a domain.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct EventSend {
     /// To which domain.
     pub domid: DomId,
@@ -310,9 +272,7 @@ pub struct EventSend {
 
 /// A domain starts.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct DomainStart {
     /// Which.
     pub domid: DomId,
@@ -379,12 +339,7 @@ pub fn encode<P: Payload>(payload: &P, cpu: u16, time_ns: u64, out: &mut [u8]) -
     let length = record_size::<P>();
     let out = out.get_mut(..length)?;
     let (head, body) = out.split_at_mut(HEADER_SIZE);
-    let header = Header {
-        kind: P::KIND,
-        cpu,
-        length: length as u32,
-        time_ns,
-    };
+    let header = Header { kind: P::KIND, cpu, length: length as u32, time_ns };
     head.copy_from_slice(header.as_bytes());
     body.copy_from_slice(payload.as_bytes());
     Some(length)
@@ -417,9 +372,7 @@ impl core::error::Error for DecodeError {}
 
 /// Takes the first record off `bytes`: its header, its payload, and what follows it.
 pub fn decode(bytes: &[u8]) -> Result<(Header, Record<'_>, &[u8]), DecodeError> {
-    let (header, _) = Header::read_from_prefix(bytes).map_err(|_| DecodeError::Truncated {
-        needed: HEADER_SIZE,
-    })?;
+    let (header, _) = Header::read_from_prefix(bytes).map_err(|_| DecodeError::Truncated { needed: HEADER_SIZE })?;
     let length = header.length as usize;
     if !(HEADER_SIZE..=MAX_RECORD_SIZE).contains(&length) || !length.is_multiple_of(8) {
         return Err(DecodeError::BadLength(header.length));
@@ -427,11 +380,7 @@ pub fn decode(bytes: &[u8]) -> Result<(Header, Record<'_>, &[u8]), DecodeError> 
     let Some((record, rest)) = bytes.split_at_checked(length) else {
         return Err(DecodeError::Truncated { needed: length });
     };
-    Ok((
-        header,
-        decode_payload(header.kind, &record[HEADER_SIZE..]),
-        rest,
-    ))
+    Ok((header, decode_payload(header.kind, &record[HEADER_SIZE..]), rest))
 }
 
 /// The records of a byte slice. After an error the iterator is at its end; [`Records::rest`] is what it did not take.
@@ -444,10 +393,7 @@ pub struct Records<'a> {
 impl<'a> Records<'a> {
     /// The records of `bytes`, which start with a record.
     pub const fn new(bytes: &'a [u8]) -> Self {
-        Self {
-            rest: bytes,
-            failed: false,
-        }
+        Self { rest: bytes, failed: false }
     }
 
     /// The bytes not taken yet: after [`DecodeError::Truncated`], the beginning of the next record.
@@ -482,9 +428,8 @@ impl core::iter::FusedIterator for Records<'_> {}
 pub fn find_start(bytes: &[u8]) -> Option<usize> {
     bytes.windows(HEADER_SIZE + MAGIC.len()).position(|window| {
         window[HEADER_SIZE..] == MAGIC
-            && Header::read_from_prefix(window).is_ok_and(|(header, _)| {
-                header.kind == Kind::START && header.length as usize == record_size::<Start>()
-            })
+            && Header::read_from_prefix(window)
+                .is_ok_and(|(header, _)| header.kind == Kind::START && header.length as usize == record_size::<Start>())
     })
 }
 
@@ -501,10 +446,7 @@ pub fn name_field(name: &str) -> [u8; NAME_SIZE] {
 
 /// The text of a name field; what is not UTF-8 is left off.
 pub fn name_text(field: &[u8; NAME_SIZE]) -> &str {
-    let length = field
-        .iter()
-        .position(|byte| *byte == 0)
-        .unwrap_or(NAME_SIZE);
+    let length = field.iter().position(|byte| *byte == 0).unwrap_or(NAME_SIZE);
     let bytes = &field[..length];
     match core::str::from_utf8(bytes) {
         Ok(text) => text,

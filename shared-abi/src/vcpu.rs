@@ -49,9 +49,7 @@ pub const RUNSTATE_UPDATE: u64 = 1 << 63;
 
 /// `struct vcpu_runstate_info`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct RunstateInfo {
     /// `RUNSTATE_*`.
     pub state: i32,
@@ -65,9 +63,7 @@ pub struct RunstateInfo {
 
 /// `struct vcpu_register_runstate_memory_area`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct RegisterRunstateMemoryArea {
     /// Guest virtual address (physical for the newer form) of a [`RunstateInfo`].
     pub addr: u64,
@@ -75,9 +71,7 @@ pub struct RegisterRunstateMemoryArea {
 
 /// `struct vcpu_register_time_memory_area`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct RegisterTimeMemoryArea {
     /// Guest virtual address (physical for the newer form) of a [`crate::xen::VcpuTimeInfo`].
     pub addr: u64,
@@ -85,9 +79,7 @@ pub struct RegisterTimeMemoryArea {
 
 /// `struct vcpu_set_periodic_timer`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct SetPeriodicTimer {
     /// Period, ns; at least 1 ms.
     pub period_ns: u64,
@@ -98,9 +90,7 @@ pub const SINGLESHOT_FUTURE: u32 = 1 << 0;
 
 /// `struct vcpu_set_singleshot_timer`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct SetSingleshotTimer {
     /// System time at which to fire, ns.
     pub timeout_abs_ns: u64,
@@ -112,9 +102,7 @@ pub struct SetSingleshotTimer {
 
 /// `struct vcpu_register_vcpu_info`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct RegisterVcpuInfo {
     /// The page (a gfn for translated guests).
     pub mfn: Gfn,
@@ -126,9 +114,7 @@ pub struct RegisterVcpuInfo {
 
 /// `struct vcpu_get_physid`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct GetPhysid {
     /// Low half the APIC id, high half the ACPI id.
     pub phys_id: u64,

@@ -53,9 +53,7 @@ pub struct CompileInfo {
 
 /// `struct xen_platform_parameters`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct PlatformParameters {
     /// Where the hypervisor's area starts (paravirtual guests).
     pub virt_start: u64,
@@ -63,9 +61,7 @@ pub struct PlatformParameters {
 
 /// `struct xen_feature_info`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct FeatureInfo {
     /// In: which 32 features.
     pub submap_idx: u32,
@@ -75,9 +71,7 @@ pub struct FeatureInfo {
 
 /// `struct xen_build_id`: the header; `len` bytes follow.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct BuildId {
     /// In: room. Out: bytes.
     pub len: u32,

@@ -35,41 +35,12 @@ fn append<P: Payload>(stream: &mut Vec<u8>, payload: &P, cpu: u16, time_ns: u64)
 fn sample() -> Vec<u8> {
     let mut stream = Vec::new();
     append(&mut stream, &Start::new(2, 1_000_000, 131_072), 0, 0);
-    append(
-        &mut stream,
-        &DomainStart {
-            domid: DomId(1),
-            pad: [0; 6],
-            name: name_field("web"),
-        },
-        0,
-        5,
-    );
-    append(
-        &mut stream,
-        &HostSample {
-            free: 10,
-            total: 131_072,
-            ..Default::default()
-        },
-        0,
-        10,
-    );
-    let domain = DomainSample {
-        domid: DomId(1),
-        state: STATE_RUNNING,
-        vcpus: 2,
-        name: name_field("web"),
-        ..Default::default()
-    };
+    append(&mut stream, &DomainStart { domid: DomId(1), pad: [0; 6], name: name_field("web") }, 0, 5);
+    append(&mut stream, &HostSample { free: 10, total: 131_072, ..Default::default() }, 0, 10);
+    let domain =
+        DomainSample { domid: DomId(1), state: STATE_RUNNING, vcpus: 2, name: name_field("web"), ..Default::default() };
     append(&mut stream, &domain, 1, 20);
-    let report = BalloonStatus {
-        current: 7,
-        target: 9,
-        shortfall: 2,
-        ..Default::default()
-    }
-    .to_xentrace();
+    let report = BalloonStatus { current: 7, target: 9, shortfall: 2, ..Default::default() }.to_xentrace();
     let event = GuestEvent {
         domid: DomId(1),
         vcpu: 1,
@@ -79,50 +50,16 @@ fn sample() -> Vec<u8> {
         pad: 0,
     };
     append(&mut stream, &event, 1, 30);
+    append(&mut stream, &VmExit { domid: DomId(1), vcpu: 0, reason: 0x81, rip: 0x1000, info: 0 }, 1, 40);
     append(
         &mut stream,
-        &VmExit {
-            domid: DomId(1),
-            vcpu: 0,
-            reason: 0x81,
-            rip: 0x1000,
-            info: 0,
-        },
-        1,
-        40,
-    );
-    append(
-        &mut stream,
-        &VcpuSwitch {
-            prev_domid: DomId::IDLE,
-            prev_vcpu: 0,
-            next_domid: DomId(1),
-            next_vcpu: 1,
-        },
+        &VcpuSwitch { prev_domid: DomId::IDLE, prev_vcpu: 0, next_domid: DomId(1), next_vcpu: 1 },
         1,
         50,
     );
-    append(
-        &mut stream,
-        &EventSend {
-            domid: DomId(1),
-            pad: 0,
-            port: Port(3),
-        },
-        1,
-        60,
-    );
+    append(&mut stream, &EventSend { domid: DomId(1), pad: 0, port: Port(3) }, 1, 60);
     append(&mut stream, &Lost { count: 4 }, 1, 70);
-    append(
-        &mut stream,
-        &DomainEnd {
-            domid: DomId(1),
-            reason: REASON_TRIPLE_FAULT,
-            pad: 0,
-        },
-        1,
-        80,
-    );
+    append(&mut stream, &DomainEnd { domid: DomId(1), reason: REASON_TRIPLE_FAULT, pad: 0 }, 1, 80);
     append(&mut stream, &End { status: 0x10 }, 0, 90);
     stream
 }
@@ -130,34 +67,19 @@ fn sample() -> Vec<u8> {
 #[test]
 fn every_kind_round_trips() {
     let stream = sample();
-    let records: Vec<_> = Records::new(&stream)
-        .collect::<Result<_, _>>()
-        .expect("a whole stream");
+    let records: Vec<_> = Records::new(&stream).collect::<Result<_, _>>().expect("a whole stream");
     assert_eq!(records.len(), 11);
     let mut kinds: Vec<u16> = records.iter().map(|(header, _)| header.kind.0).collect();
     kinds.sort_unstable();
     assert_eq!(kinds, (1..=11).collect::<Vec<_>>());
-    assert!(
-        records
-            .iter()
-            .all(|(_, record)| !matches!(record, Record::Unknown(_)))
-    );
+    assert!(records.iter().all(|(_, record)| !matches!(record, Record::Unknown(_))));
     assert!(records.is_sorted_by_key(|(header, _)| header.time_ns));
 
-    let Record::Start(start) = records[0].1 else {
-        panic!("{:?}", records[0])
-    };
+    let Record::Start(start) = records[0].1 else { panic!("{:?}", records[0]) };
     assert_eq!(start, Start::new(2, 1_000_000, 131_072));
-    let (header, Record::DomainSample(domain)) = records[3] else {
-        panic!("{:?}", records[3])
-    };
-    assert_eq!(
-        (header.cpu, header.length, name_text(&domain.name)),
-        (1, 96, "web")
-    );
-    let Record::GuestEvent(event) = records[4].1 else {
-        panic!("{:?}", records[4])
-    };
+    let (header, Record::DomainSample(domain)) = records[3] else { panic!("{:?}", records[3]) };
+    assert_eq!((header.cpu, header.length, name_text(&domain.name)), (1, 96, "web"));
+    let Record::GuestEvent(event) = records[4].1 else { panic!("{:?}", records[4]) };
     let status: BalloonStatus = event.decode().expect("a balloon's report");
     assert_eq!((status.current, status.target, status.shortfall), (7, 9, 2));
     assert_eq!(event.decode::<guest_event::Workload>(), None);
@@ -180,17 +102,11 @@ fn a_stream_cut_anywhere_gives_its_whole_records_and_says_how_much_is_missing() 
     for cut in 0..stream.len() {
         let mut records = Records::new(&stream[..cut]);
         let whole = records.by_ref().take_while(Result::is_ok).count();
-        assert_eq!(
-            whole,
-            ends.iter().filter(|end| **end <= cut).count() - 1,
-            "cut at {cut}"
-        );
+        assert_eq!(whole, ends.iter().filter(|end| **end <= cut).count() - 1, "cut at {cut}");
         assert_eq!(records.rest(), &stream[ends[whole]..cut]);
         // Feeding what is said to be needed always makes progress.
         let error = decode(records.rest()).expect_err("the stream is cut");
-        let DecodeError::Truncated { needed } = error else {
-            panic!("{error}")
-        };
+        let DecodeError::Truncated { needed } = error else { panic!("{error}") };
         assert!(needed > records.rest().len() && ends[whole] + needed <= stream.len());
     }
 }
@@ -211,32 +127,16 @@ fn unknown_kinds_and_longer_records_survive() {
     let last = stream.len() - record_size::<Lost>();
     stream[last..last + 2].copy_from_slice(&Kind::DOMAIN_SAMPLE.0.to_le_bytes());
 
-    let records: Vec<_> = Records::new(&stream)
-        .map(|record| record.expect("a record").1)
-        .collect();
+    let records: Vec<_> = Records::new(&stream).map(|record| record.expect("a record").1).collect();
     assert_eq!(
         records,
-        [
-            Record::Unknown(&1u64.to_le_bytes()),
-            Record::Lost(Lost { count: 2 }),
-            Record::Unknown(&3u64.to_le_bytes())
-        ]
+        [Record::Unknown(&1u64.to_le_bytes()), Record::Lost(Lost { count: 2 }), Record::Unknown(&3u64.to_le_bytes())]
     );
 }
 
 #[test]
 fn impossible_lengths_are_errors() {
-    for length in [
-        0,
-        1,
-        8,
-        15,
-        17,
-        28,
-        MAX_RECORD_SIZE as u32 + 8,
-        u32::MAX,
-        u32::MAX - 7,
-    ] {
+    for length in [0, 1, 8, 15, 17, 28, MAX_RECORD_SIZE as u32 + 8, u32::MAX, u32::MAX - 7] {
         let mut stream = sample();
         stream[4..8].copy_from_slice(&length.to_le_bytes());
         let mut records = Records::new(&stream);
@@ -302,10 +202,7 @@ fn damaged_streams_are_survived() {
         stream.truncate(random.below(stream.len()) + 1);
         decoded += exhaust(&stream);
     }
-    assert!(
-        decoded > 20_000,
-        "the damage must leave something to decode: {decoded}"
-    );
+    assert!(decoded > 20_000, "the damage must leave something to decode: {decoded}");
 }
 
 #[test]
@@ -328,14 +225,8 @@ fn a_stream_is_found_after_noise() {
 #[test]
 fn names_are_cut_at_a_characters_border() {
     assert_eq!(name_text(&name_field("")), "");
-    assert_eq!(
-        name_text(&name_field("a name of sixteen")),
-        "a name of sixtee"
-    );
-    assert_eq!(
-        name_text(&name_field("fifteen bytes..é")),
-        "fifteen bytes.."
-    );
+    assert_eq!(name_text(&name_field("a name of sixteen")), "a name of sixtee");
+    assert_eq!(name_text(&name_field("fifteen bytes..é")), "fifteen bytes..");
     let mut field = [0xff; NAME_SIZE];
     field[0] = b'x';
     assert_eq!(name_text(&field), "x");

@@ -106,12 +106,7 @@ impl<'a> Balloon<'a> {
     ///
     /// # Errors
     /// [`SetupError`], and nothing is added, if there is no region for some of it or it was added before.
-    pub fn add_ram(
-        &mut self,
-        first: Gfn,
-        pages: u64,
-        presence: Presence,
-    ) -> Result<(), SetupError> {
+    pub fn add_ram(&mut self, first: Gfn, pages: u64, presence: Presence) -> Result<(), SetupError> {
         let before = self.target();
         self.map.add_ram(first, pages, presence)?;
         if !self.wished && presence == Presence::Present {
@@ -182,11 +177,7 @@ impl<'a> Balloon<'a> {
             total: self.map.ram(),
             floor: self.tuning.floor_pages.min(self.map.ram()),
             shortfall: current.abs_diff(target),
-            shortage: if current == target {
-                Shortage::None
-            } else {
-                self.shortage
-            },
+            shortage: if current == target { Shortage::None } else { self.shortage },
             retries: self.retries,
             retries_total: self.retries_total,
             delay_ns: self.retry.delay_ns(),
@@ -289,13 +280,8 @@ impl<'a> Balloon<'a> {
                 self.begin_small_run();
             }
             if attempt.moved > 0 {
-                self.superpages_given = self
-                    .superpages_given
-                    .saturating_add(attempt.moved / PAGES_PER_SUPERPAGE);
-                return Attempt {
-                    moved: attempt.moved,
-                    shortage: Shortage::None,
-                };
+                self.superpages_given = self.superpages_given.saturating_add(attempt.moved / PAGES_PER_SUPERPAGE);
+                return Attempt { moved: attempt.moved, shortage: Shortage::None };
             }
         }
         let attempt = self.give(0, limit(excess, self.tuning.pages_per_step), source, host);
@@ -313,17 +299,11 @@ impl<'a> Balloon<'a> {
         self.batch.reset(want);
         source.take(order, &mut self.batch);
         let map = &self.map;
-        let rejected = self
-            .batch
-            .retain(|first| map.is_present(Extent { first, order }));
+        let rejected = self.batch.retain(|first| map.is_present(Extent { first, order }));
         self.rejected = self.rejected.saturating_add(rejected as u64);
 
         let offered = self.batch.len();
-        let mut shortage = if offered < want {
-            Shortage::NoFreeGuestMemory
-        } else {
-            Shortage::None
-        };
+        let mut shortage = if offered < want { Shortage::NoFreeGuestMemory } else { Shortage::None };
         let (mut at, mut moved, mut refusals) = (0, 0, 0);
         while at < offered {
             let extents = &self.batch.as_slice()[at..];
@@ -372,13 +352,8 @@ impl<'a> Balloon<'a> {
                 self.begin_small_run();
             }
             if attempt.moved > 0 {
-                self.superpages_got = self
-                    .superpages_got
-                    .saturating_add(attempt.moved / PAGES_PER_SUPERPAGE);
-                return Attempt {
-                    moved: attempt.moved,
-                    shortage: Shortage::None,
-                };
+                self.superpages_got = self.superpages_got.saturating_add(attempt.moved / PAGES_PER_SUPERPAGE);
+                return Attempt { moved: attempt.moved, shortage: Shortage::None };
             }
         }
         self.batch.reset(limit(deficit, self.tuning.pages_per_step));
@@ -407,26 +382,17 @@ impl<'a> Balloon<'a> {
         }
         let short = done < extents.len();
         self.pages_got = self.pages_got.saturating_add(moved);
-        Attempt {
-            moved,
-            shortage: if short {
-                why_short(outcome.refused, host)
-            } else {
-                Shortage::None
-            },
-        }
+        Attempt { moved, shortage: if short { why_short(outcome.refused, host) } else { Shortage::None } }
     }
 }
 
 /// Why fewer extents were backed than asked. The ABI does not say which of two it was, memory or the maximum.
 fn why_short<H: Host + ?Sized>(refused: Option<Errno>, host: &mut H) -> Shortage {
     match refused {
-        None | Some(Errno::ENOMEM) => {
-            match (host.current_reservation(), host.maximum_reservation()) {
-                (Ok(current), Ok(maximum)) if current >= maximum => Shortage::AtMaximum,
-                _ => Shortage::HostShort,
-            }
-        }
+        None | Some(Errno::ENOMEM) => match (host.current_reservation(), host.maximum_reservation()) {
+            (Ok(current), Ok(maximum)) if current >= maximum => Shortage::AtMaximum,
+            _ => Shortage::HostShort,
+        },
         Some(errno) => Shortage::Refused(Some(errno)),
     }
 }

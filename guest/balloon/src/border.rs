@@ -53,19 +53,13 @@ impl Outcome {
     /// `done` extents and no error.
     #[must_use]
     pub const fn done(done: usize) -> Self {
-        Self {
-            done,
-            refused: None,
-        }
+        Self { done, refused: None }
     }
 
     /// Nothing done, for this reason.
     #[must_use]
     pub const fn refused(errno: Errno) -> Self {
-        Self {
-            done: 0,
-            refused: Some(errno),
-        }
+        Self { done: 0, refused: Some(errno) }
     }
 }
 
@@ -85,13 +79,7 @@ pub trait Host {
     /// # Errors
     /// Xen offers this to PV domains only (-EOPNOTSUPP otherwise). -ENOSYS, -EOPNOTSUPP and -EPERM make the balloon
     /// stop asking; so a kernel without the call answers [`Errno::ENOSYS`].
-    fn exchange(
-        &mut self,
-        given: &[Gfn],
-        given_order: u32,
-        wanted: &[Gfn],
-        wanted_order: u32,
-    ) -> Outcome;
+    fn exchange(&mut self, given: &[Gfn], given_order: u32, wanted: &[Gfn], wanted_order: u32) -> Outcome;
 
     /// `XENMEM_current_reservation`: pages the domain has.
     ///

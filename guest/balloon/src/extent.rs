@@ -33,11 +33,7 @@ impl Extent {
     /// The number of pages, or 0 for an order that the balloon does not know.
     #[must_use]
     pub const fn pages(self) -> u64 {
-        if self.order <= SUPERPAGE_ORDER {
-            1 << self.order
-        } else {
-            0
-        }
+        if self.order <= SUPERPAGE_ORDER { 1 << self.order } else { 0 }
     }
 }
 
@@ -55,11 +51,7 @@ pub struct Batch {
 impl Batch {
     /// An empty batch that takes nothing until it is given a limit.
     pub(crate) const fn new() -> Self {
-        Self {
-            firsts: [Gfn(0); MAX_EXTENTS],
-            len: 0,
-            limit: 0,
-        }
+        Self { firsts: [Gfn(0); MAX_EXTENTS], len: 0, limit: 0 }
     }
 
     /// Empties the batch and lets it take `limit` extents (at most [`MAX_EXTENTS`]).

@@ -38,10 +38,7 @@ impl Balloon<'_> {
         };
         let outcome = self.exchange(index, host);
         let done = outcome.done.min(MAX_EXTENTS);
-        let whole = Extent {
-            first: first_of(index),
-            order: SUPERPAGE_ORDER,
-        };
+        let whole = Extent { first: first_of(index), order: SUPERPAGE_ORDER };
         if done == MAX_EXTENTS {
             self.map.mark_healed(index);
             self.heal_retry.restart();
@@ -56,11 +53,8 @@ impl Balloon<'_> {
         } else {
             self.keep_rest(done, source);
         }
-        self.exchange_unsupported = done == 0
-            && matches!(
-                outcome.refused,
-                Some(Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM)
-            );
+        self.exchange_unsupported =
+            done == 0 && matches!(outcome.refused, Some(Errno::ENOSYS | Errno::EOPNOTSUPP | Errno::EPERM));
         if self.exchange_unsupported {
             return Next::Idle;
         }
@@ -74,10 +68,7 @@ impl Balloon<'_> {
         for _ in 0..probes.min(self.map.regions_scattered()) {
             let index = self.map.next_scattered(self.heal_cursor)?;
             self.heal_cursor = index + 1;
-            if source.take_at(Extent {
-                first: first_of(index),
-                order: SUPERPAGE_ORDER,
-            }) {
+            if source.take_at(Extent { first: first_of(index), order: SUPERPAGE_ORDER }) {
                 return Some(index);
             }
         }

@@ -31,13 +31,8 @@ pub struct Region {
 
 impl Region {
     /// A region without RAM.
-    pub const EMPTY: Self = Self {
-        ram: [0; WORDS],
-        absent: [0; WORDS],
-        ram_pages: 0,
-        absent_pages: 0,
-        scattered: false,
-    };
+    pub const EMPTY: Self =
+        Self { ram: [0; WORDS], absent: [0; WORDS], ram_pages: 0, absent_pages: 0, scattered: false };
 
     const fn class(&self) -> Class {
         let all_ram = self.ram_pages == PAGES_PER_SUPERPAGE as u16;
@@ -168,19 +163,13 @@ impl<'a> RegionMap<'a> {
     }
 
     /// Adds RAM. Nothing is added upon an error.
-    pub(crate) fn add_ram(
-        &mut self,
-        first: Gfn,
-        pages: u64,
-        presence: Presence,
-    ) -> Result<(), SetupError> {
+    pub(crate) fn add_ram(&mut self, first: Gfn, pages: u64, presence: Presence) -> Result<(), SetupError> {
         let first = first.0;
         let end = first.checked_add(pages).ok_or(SetupError::OutOfRange)?;
         if end > self.regions.len() as u64 * PAGES_PER_SUPERPAGE {
             return Err(SetupError::OutOfRange);
         }
-        let overlaps =
-            |(region, word, mask): (usize, usize, u64)| self.regions[region].ram[word] & mask != 0;
+        let overlaps = |(region, word, mask): (usize, usize, u64)| self.regions[region].ram[word] & mask != 0;
         if run_masks(first, end).any(overlaps) {
             return Err(SetupError::Overlap);
         }
@@ -256,11 +245,7 @@ impl<'a> RegionMap<'a> {
 
     /// Notes that a scattered region was exchanged for one extent.
     pub(crate) fn mark_healed(&mut self, index: usize) {
-        if self
-            .regions
-            .get(index)
-            .is_some_and(|region| region.class() == Class::Scattered)
-        {
+        if self.regions.get(index).is_some_and(|region| region.class() == Class::Scattered) {
             self.gather(index);
             self.won += 1;
         }
@@ -319,22 +304,16 @@ impl<'a> RegionMap<'a> {
         }
         let scattered = |&index: &usize| self.regions[index].class() == Class::Scattered;
         let from = from.min(self.regions.len());
-        (from..self.regions.len())
-            .find(scattered)
-            .or_else(|| (0..from).find(scattered))
+        (from..self.regions.len()).find(scattered).or_else(|| (0..from).find(scattered))
     }
 
     /// The words and masks of an extent, if it is well formed and within the regions.
-    fn locate(
-        &self,
-        extent: Extent,
-    ) -> Option<impl Iterator<Item = (usize, usize, u64)> + Clone + use<>> {
+    fn locate(&self, extent: Extent) -> Option<impl Iterator<Item = (usize, usize, u64)> + Clone + use<>> {
         let pages = extent.pages();
         let first = extent.first.0;
         let within = first < self.regions.len() as u64 * PAGES_PER_SUPERPAGE;
         // Aligned and at most a region long, an extent that begins in a region ends in it.
-        (pages != 0 && within && first.is_multiple_of(pages))
-            .then(|| run_masks(first, first + pages))
+        (pages != 0 && within && first.is_multiple_of(pages)).then(|| run_masks(first, first + pages))
     }
 
     fn set_absent(&mut self, index: usize, word: usize, mask: u64) {
@@ -372,10 +351,7 @@ impl<'a> RegionMap<'a> {
             pages @ 1..64 => mask & ((1 << pages) - 1),
             _ => mask,
         };
-        (
-            u64::from(below.count_ones()),
-            u64::from((mask & !below).count_ones()),
-        )
+        (u64::from(below.count_ones()), u64::from((mask & !below).count_ones()))
     }
 
     /// Notes that a region of which the guest starts with a part never was one extent.
@@ -436,10 +412,7 @@ fn push_absent(region: &Region, index: usize, batch: &mut Batch) -> bool {
     for (word, &bits) in region.absent.iter().enumerate() {
         let mut bits = bits;
         while bits != 0 {
-            if !batch.push(Gfn(base
-                + word as u64 * 64
-                + u64::from(bits.trailing_zeros())))
-            {
+            if !batch.push(Gfn(base + word as u64 * 64 + u64::from(bits.trailing_zeros()))) {
                 return false;
             }
             bits &= bits - 1;
@@ -458,11 +431,7 @@ fn run_masks(first: u64, end: u64) -> impl Iterator<Item = (usize, usize, u64)> 
         let bit = at % 64;
         let pages = (64 - bit).min(end - at);
         let mask = (u64::MAX >> (64 - pages)) << bit;
-        let place = (
-            (at / PAGES_PER_SUPERPAGE) as usize,
-            (at % PAGES_PER_SUPERPAGE / 64) as usize,
-            mask,
-        );
+        let place = ((at / PAGES_PER_SUPERPAGE) as usize, (at % PAGES_PER_SUPERPAGE / 64) as usize, mask);
         at += pages;
         Some(place)
     })

@@ -14,19 +14,13 @@ pub(crate) struct Retry {
 impl Retry {
     /// Not waiting. `first_ns` is not 0 and `longest_ns` not below it ([`Tuning::in_range`](crate::Tuning)).
     pub(crate) const fn new(first_ns: u64, longest_ns: u64) -> Self {
-        Self {
-            first_ns,
-            longest_ns,
-            delay_ns: 0,
-            not_before_ns: None,
-        }
+        Self { first_ns, longest_ns, delay_ns: 0, not_before_ns: None }
     }
 
     /// The time to wait for, if it is too early to try. A clock that was set back cannot make the wait longer than the
     /// longest there is.
     pub(crate) fn waiting(&self, now_ns: u64) -> Option<u64> {
-        self.not_before_ns
-            .filter(|&at| now_ns < at && at - now_ns <= self.longest_ns)
+        self.not_before_ns.filter(|&at| now_ns < at && at - now_ns <= self.longest_ns)
     }
 
     /// Begins the next wait, twice as long as the last up to the longest; answers when it ends.

@@ -6,8 +6,7 @@ mod common;
 
 use common::{Faults, Machine, Player, Random, SECOND};
 use ebb_balloon::{
-    Backing, Balloon, Batch, Extent, Host, Next, Outcome, PageSource, Presence, Region, Shortage,
-    Tuning,
+    Backing, Balloon, Batch, Extent, Host, Next, Outcome, PageSource, Presence, Region, Shortage, Tuning,
 };
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
@@ -16,20 +15,9 @@ use shared_abi::xen::{Errno, Gfn};
 const R: u64 = 512;
 
 fn config(cases: u32) -> ProptestConfig {
-    let cases = std::env::var("PROPTEST_CASES")
-        .ok()
-        .and_then(|cases| cases.parse().ok())
-        .unwrap_or(cases);
-    let seed = std::env::var("PROPTEST_RNG_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or(0xebb);
-    ProptestConfig {
-        cases,
-        rng_seed: RngSeed::Fixed(seed),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    }
+    let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(cases);
+    let seed = std::env::var("PROPTEST_RNG_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(0xebb);
+    ProptestConfig { cases, rng_seed: RngSeed::Fixed(seed), failure_persistence: None, ..ProptestConfig::default() }
 }
 
 #[derive(Clone, Debug)]
@@ -53,26 +41,16 @@ const ABSENT: u64 = 2;
 const TOTAL: u64 = (BACKED + ABSENT) * R;
 
 fn faults() -> impl Strategy<Value = Faults> {
-    (
-        0..70u8,
-        0..40u8,
-        any::<bool>(),
-        0..50u8,
-        0..30u8,
-        prop::bool::weighted(0.1),
+    (0..70u8, 0..40u8, any::<bool>(), 0..50u8, 0..30u8, prop::bool::weighted(0.1)).prop_map(
+        |(partial, refuse, no_superpages, errno_beside_count, tear_exchange, no_exchange)| Faults {
+            partial,
+            refuse,
+            no_superpages,
+            errno_beside_count,
+            tear_exchange,
+            no_exchange,
+        },
     )
-        .prop_map(
-            |(partial, refuse, no_superpages, errno_beside_count, tear_exchange, no_exchange)| {
-                Faults {
-                    partial,
-                    refuse,
-                    no_superpages,
-                    errno_beside_count,
-                    tear_exchange,
-                    no_exchange,
-                }
-            },
-        )
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -100,11 +78,7 @@ fn tuning() -> impl Strategy<Value = Tuning> {
         (prop::option::of(0..=TOTAL), 1..40u32),
     )
         .prop_map(
-            |(
-                (first, doublings, pace_ns),
-                (pages_per_step, superpages_per_step, superpages, run),
-                (high, probes),
-            )| {
+            |((first, doublings, pace_ns), (pages_per_step, superpages_per_step, superpages, run), (high, probes))| {
                 let first_delay_ns = first * SECOND / 4;
                 Tuning {
                     first_delay_ns,
@@ -134,16 +108,8 @@ impl World {
     /// `spare` regions of host memory beside what the players start with.
     fn new(spare: u64, seed: u64, tunings: &[Tuning]) -> Self {
         let mut machine = Machine::new(tunings.len() as u64 * BACKED + spare, seed);
-        let players = tunings
-            .iter()
-            .map(|&tuning| Player::new(&mut machine, BACKED, ABSENT, tuning))
-            .collect();
-        Self {
-            machine,
-            players,
-            random: Random::new(seed.wrapping_add(1)),
-            now_ns: 0,
-        }
+        let players = tunings.iter().map(|&tuning| Player::new(&mut machine, BACKED, ABSENT, tuning)).collect();
+        Self { machine, players, random: Random::new(seed.wrapping_add(1)), now_ns: 0 }
     }
 
     fn apply(&mut self, op: &Op) {
@@ -189,11 +155,7 @@ impl World {
                 Next::At(at) => self.now_ns = self.now_ns.max(at),
             }
         }
-        let stats: Vec<_> = self
-            .players
-            .iter()
-            .map(|player| player.balloon.stats())
-            .collect();
+        let stats: Vec<_> = self.players.iter().map(|player| player.balloon.stats()).collect();
         panic!("not at target after {rounds} rounds: {stats:#?}");
     }
 }
@@ -327,10 +289,7 @@ proptest! {
 }
 
 fn superpages_off() -> Tuning {
-    Tuning {
-        superpages: false,
-        ..Tuning::DEFAULT
-    }
+    Tuning { superpages: false, ..Tuning::DEFAULT }
 }
 
 fn heal_all(world: &mut World) {
@@ -344,20 +303,15 @@ fn heal_all(world: &mut World) {
         world.machine.check_ledger();
         let stats = world.players[who].balloon.stats();
         assert!(
-            stats.regions_scattered == 0
-                || stats.exchange_unsupported
-                || !world.machine.has_superpage(),
+            stats.regions_scattered == 0 || stats.exchange_unsupported || !world.machine.has_superpage(),
             "an extent is free and a region stays scattered: {stats:?}"
         );
     }
 }
 
 fn any_tuning() -> impl Strategy<Value = Tuning> {
-    (
-        any::<(u64, u64, u64, usize, usize, bool, u64)>(),
-        any::<(u64, Option<u64>, bool, u32)>(),
-    )
-        .prop_map(|(a, b)| Tuning {
+    (any::<(u64, u64, u64, usize, usize, bool, u64)>(), any::<(u64, Option<u64>, bool, u32)>()).prop_map(|(a, b)| {
+        Tuning {
             first_delay_ns: a.0,
             longest_delay_ns: a.1,
             pace_ns: a.2,
@@ -369,7 +323,8 @@ fn any_tuning() -> impl Strategy<Value = Tuning> {
             high_start: b.1.map(Gfn),
             heal: b.2,
             heal_probes: b.3,
-        })
+        }
+    })
 }
 
 /// Answers what it is told to, whatever it is asked.
@@ -392,16 +347,8 @@ impl Oracle {
             2 => number as usize % (asked + 1),
             _ => 0,
         };
-        let errnos = [
-            None,
-            Some(Errno::ENOMEM),
-            Some(Errno::EINVAL),
-            Some(Errno::ENOSYS),
-        ];
-        Outcome {
-            done,
-            refused: errnos[errno as usize % 4],
-        }
+        let errnos = [None, Some(Errno::ENOMEM), Some(Errno::EINVAL), Some(Errno::ENOSYS)];
+        Outcome { done, refused: errnos[errno as usize % 4] }
     }
 }
 
@@ -424,11 +371,7 @@ impl Host for Oracle {
 
     fn maximum_reservation(&mut self) -> Result<u64, Errno> {
         let (number, kind, _) = self.next();
-        if kind == 0 {
-            Err(Errno::EPERM)
-        } else {
-            Ok(number)
-        }
+        if kind == 0 { Err(Errno::EPERM) } else { Ok(number) }
     }
 }
 
@@ -439,11 +382,9 @@ struct Believer {
 
 impl Believer {
     fn take_whole(&mut self, first: u64, pages: u64) -> bool {
-        let free = first.is_multiple_of(pages)
-            && self.free.range(first..first + pages).count() as u64 == pages;
+        let free = first.is_multiple_of(pages) && self.free.range(first..first + pages).count() as u64 == pages;
         if free {
-            self.free
-                .retain(|page| !(first..first + pages).contains(page));
+            self.free.retain(|page| !(first..first + pages).contains(page));
         }
         free
     }
@@ -492,10 +433,7 @@ impl PageSource for Offers {
     }
 
     fn give_back(&mut self, extent: Extent, _: Backing) {
-        assert!(
-            extent.first.0 + extent.pages() <= 4 * R,
-            "{extent:?} came from nowhere"
-        );
+        assert!(extent.first.0 + extent.pages() <= 4 * R, "{extent:?} came from nowhere");
     }
 }
 
@@ -509,10 +447,7 @@ impl Checked {
         assert!(!extents.is_empty() && extents.len() <= 512);
         for gfn in extents {
             assert!(gfn.is_aligned(order));
-            assert!(
-                gfn.0 < 2 * R + 100 || (3 * R..4 * R).contains(&gfn.0),
-                "{gfn:?} is not RAM"
-            );
+            assert!(gfn.0 < 2 * R + 100 || (3 * R..4 * R).contains(&gfn.0), "{gfn:?} is not RAM");
         }
         Outcome::done(extents.len() * self.most as usize / 100)
     }

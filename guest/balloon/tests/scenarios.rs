@@ -9,10 +9,7 @@ use shared_abi::xen::Gfn;
 const R: u64 = 512;
 
 fn superpages_off() -> Tuning {
-    Tuning {
-        superpages: false,
-        ..Tuning::DEFAULT
-    }
+    Tuning { superpages: false, ..Tuning::DEFAULT }
 }
 
 #[test]
@@ -24,11 +21,7 @@ fn short_keeps_its_part_and_completes_when_another_lets_go() {
 
     // A wants four regions more; there are two.
     assert_eq!(a.set_target(8 * R), 8 * R);
-    assert_eq!(
-        a.step(&mut machine, 0),
-        Next::At(0),
-        "two regions came, more is tried at once"
-    );
+    assert_eq!(a.step(&mut machine, 0), Next::At(0), "two regions came, more is tried at once");
     assert_eq!(a.balloon.current(), 6 * R);
     let mut now = 0;
     for wait in [1, 2, 4, 8, 16, 32, 32, 32] {
@@ -37,10 +30,7 @@ fn short_keeps_its_part_and_completes_when_another_lets_go() {
         now += wait * SECOND;
     }
     let stats = a.balloon.stats();
-    assert_eq!(
-        (stats.shortage, stats.shortfall, stats.retries),
-        (Shortage::HostShort, 2 * R, 8)
-    );
+    assert_eq!((stats.shortage, stats.shortfall, stats.retries), (Shortage::HostShort, 2 * R, 8));
     assert_eq!(stats.shortage.code(), 1);
 
     // B lets go of one region and a bit.
@@ -48,11 +38,7 @@ fn short_keeps_its_part_and_completes_when_another_lets_go() {
     run_until_idle(&mut b, &mut machine, now);
     assert_eq!(a.step(&mut machine, now), Next::At(now));
     assert_eq!(a.balloon.current(), 7 * R);
-    assert_eq!(
-        a.step(&mut machine, now),
-        Next::At(now + SECOND),
-        "seven pages more, then a first wait again"
-    );
+    assert_eq!(a.step(&mut machine, now), Next::At(now + SECOND), "seven pages more, then a first wait again");
     assert_eq!(a.balloon.current(), 7 * R + 7);
 
     // And of the rest.
@@ -60,10 +46,7 @@ fn short_keeps_its_part_and_completes_when_another_lets_go() {
     now = run_until_idle(&mut b, &mut machine, now);
     run_until_idle(&mut a, &mut machine, now);
     let stats = a.balloon.stats();
-    assert_eq!(
-        (stats.current, stats.shortage, stats.retries),
-        (8 * R, Shortage::None, 0)
-    );
+    assert_eq!((stats.current, stats.shortage, stats.retries), (8 * R, Shortage::None, 0));
     assert_eq!(stats.retries_total, 9);
     machine.check_ledger();
 }
@@ -91,11 +74,7 @@ fn only_a_new_target_starts_the_schedule_anew() {
     a.set_target(3 * R);
     assert_eq!(a.step(&mut machine, 0), Next::At(SECOND));
     a.set_target(3 * R);
-    assert_eq!(
-        a.step(&mut machine, SECOND / 2),
-        Next::At(SECOND),
-        "the same target is no reason to hurry"
-    );
+    assert_eq!(a.step(&mut machine, SECOND / 2), Next::At(SECOND), "the same target is no reason to hurry");
     assert_eq!(a.step(&mut machine, SECOND), Next::At(3 * SECOND));
     a.set_target(4 * R);
     assert_eq!(a.balloon.stats().retries, 0);
@@ -115,11 +94,7 @@ fn the_maximum_is_no_hard_limit_either() {
         }
         now = at;
     }
-    assert_eq!(
-        a.balloon.current(),
-        3 * R + 100,
-        "a region whole and a hundred pages of the next"
-    );
+    assert_eq!(a.balloon.current(), 3 * R + 100, "a region whole and a hundred pages of the next");
     assert_eq!(a.balloon.stats().shortage, Shortage::AtMaximum);
     machine.domains[a.domain].maximum = 5 * R;
     run_until_idle(&mut a, &mut machine, now);
@@ -134,10 +109,7 @@ fn waits_for_the_guest_to_free_memory() {
     a.guest.allocate(4 * R - 10, &mut random);
     a.set_target(R);
     assert_eq!(a.step(&mut machine, 0), Next::At(SECOND));
-    assert_eq!(
-        (a.balloon.current(), a.balloon.stats().shortage),
-        (4 * R - 10, Shortage::NoFreeGuestMemory)
-    );
+    assert_eq!((a.balloon.current(), a.balloon.stats().shortage), (4 * R - 10, Shortage::NoFreeGuestMemory));
     assert_eq!(a.step(&mut machine, SECOND), Next::At(3 * SECOND));
     assert_eq!(a.step(&mut machine, 3 * SECOND), Next::At(7 * SECOND));
     a.guest.release_all();
@@ -151,26 +123,13 @@ fn large_extents_go_and_come_first() {
     let mut a = Player::new(&mut machine, 8, 0, Tuning::DEFAULT);
     a.set_target(4 * R - 5);
     run_until_idle(&mut a, &mut machine, 0);
-    assert_eq!(
-        machine.calls,
-        [("decrease", 9, 4, 4), ("decrease", 0, 5, 5)]
-    );
+    assert_eq!(machine.calls, [("decrease", 9, 4, 4), ("decrease", 0, 5, 5)]);
     machine.calls.clear();
     a.set_target(8 * R);
     run_until_idle(&mut a, &mut machine, 0);
-    assert_eq!(
-        machine.calls,
-        [("populate", 9, 4, 4), ("populate", 0, 5, 5)]
-    );
+    assert_eq!(machine.calls, [("populate", 9, 4, 4), ("populate", 0, 5, 5)]);
     let stats = a.balloon.stats();
-    assert_eq!(
-        (
-            stats.superpages_kept,
-            stats.superpages_lost,
-            stats.superpages_won
-        ),
-        (4, 1, 0)
-    );
+    assert_eq!((stats.superpages_kept, stats.superpages_lost, stats.superpages_won), (4, 1, 0));
     assert_eq!((stats.superpages_given, stats.superpages_got), (4, 4));
     assert_eq!((stats.pages_given, stats.pages_got), (4 * R + 5, 4 * R + 5));
     assert_eq!(stats.regions_scattered, 1);
@@ -185,13 +144,7 @@ fn a_begun_region_is_completed_before_another_is_broken() {
     assert_eq!(a.balloon.stats().regions_absent, 2);
     a.set_target(2 * R);
     run_until_idle(&mut a, &mut machine, 0);
-    assert_eq!(
-        (
-            a.balloon.stats().regions_absent,
-            a.balloon.stats().regions_scattered
-        ),
-        (2, 1)
-    );
+    assert_eq!((a.balloon.stats().regions_absent, a.balloon.stats().regions_scattered), (2, 1));
 }
 
 #[test]
@@ -203,13 +156,7 @@ fn scattered_regions_are_won_back() {
     run_until_idle(&mut a, &mut machine, 0);
     a.set_target(4 * R);
     run_until_idle(&mut a, &mut machine, 0);
-    assert_eq!(
-        (
-            a.balloon.stats().superpages_lost,
-            a.balloon.stats().regions_scattered
-        ),
-        (3, 3)
-    );
+    assert_eq!((a.balloon.stats().superpages_lost, a.balloon.stats().regions_scattered), (3, 3));
 
     // No extent to be had, then there is; but a page of one region is in use.
     assert_eq!(a.heal(&mut machine, 0), Next::At(SECOND));
@@ -222,22 +169,10 @@ fn scattered_regions_are_won_back() {
             Next::Idle => break,
         }
     }
-    assert_eq!(
-        (
-            a.balloon.stats().superpages_won,
-            a.balloon.stats().regions_scattered
-        ),
-        (2, 1)
-    );
+    assert_eq!((a.balloon.stats().superpages_won, a.balloon.stats().regions_scattered), (2, 1));
     a.guest.release_all();
     assert_eq!(a.heal(&mut machine, now), Next::Idle);
-    assert_eq!(
-        (
-            a.balloon.stats().superpages_won,
-            a.balloon.stats().regions_scattered
-        ),
-        (3, 0)
-    );
+    assert_eq!((a.balloon.stats().superpages_won, a.balloon.stats().regions_scattered), (3, 0));
     machine.check_ledger();
 }
 
@@ -271,11 +206,7 @@ fn a_torn_exchange_is_mended_by_the_next_steps() {
     assert!(a.balloon.current() < 4 * R);
     run_until_idle(&mut a, &mut machine, 0);
     assert_eq!(a.balloon.current(), 4 * R);
-    assert_eq!(
-        a.heal(&mut machine, 0),
-        Next::At(SECOND),
-        "and do not tear again at once"
-    );
+    assert_eq!(a.heal(&mut machine, 0), Next::At(SECOND), "and do not tear again at once");
     machine.check_ledger();
 }
 
@@ -294,23 +225,13 @@ fn a_region_that_leaves_scattered_and_comes_back_whole_is_won() {
     a.set_target(4 * R);
     run_until_idle(&mut a, &mut machine, 0);
     let stats = a.balloon.stats();
-    assert_eq!(
-        (
-            stats.superpages_won,
-            stats.superpages_kept,
-            stats.superpages_lost
-        ),
-        (1, 3, 1)
-    );
+    assert_eq!((stats.superpages_won, stats.superpages_kept, stats.superpages_lost), (1, 3, 1));
     assert_eq!(stats.regions_scattered, 0);
 }
 
 #[test]
 fn after_a_failed_large_extent_pages_go_one_by_one_for_a_while() {
-    let tuning = Tuning {
-        small_run_pages: 1000,
-        ..Tuning::DEFAULT
-    };
+    let tuning = Tuning { small_run_pages: 1000, ..Tuning::DEFAULT };
     let mut machine = Machine::new(8, 0);
     let mut a = Player::new(&mut machine, 8, 0, tuning);
     machine.faults.no_superpages = true;
@@ -334,11 +255,7 @@ fn a_region_that_leaves_page_by_page_and_comes_back_whole_is_lost_and_won() {
     a.set_target(4 * R);
     run_until_idle(&mut a, &mut machine, 0);
     let stats = a.balloon.stats();
-    let fates = (
-        stats.superpages_lost,
-        stats.superpages_won,
-        stats.superpages_kept,
-    );
+    let fates = (stats.superpages_lost, stats.superpages_won, stats.superpages_kept);
     assert_eq!((fates, stats.regions_scattered), ((2, 2, 0), 0));
 }
 
@@ -352,38 +269,14 @@ fn a_region_the_guest_starts_with_a_part_of_is_no_superpage_to_lose() {
     mixed.set_target(R);
     let mut guest = common::Guest::new(100, R);
     let domain = machine.add_domain(0, 1);
-    assert_eq!(
-        mixed.step(0, &mut guest, &mut machine.host(domain)),
-        Next::Idle
-    );
-    assert_eq!(
-        (
-            mixed.stats().superpages_lost,
-            mixed.stats().regions_scattered
-        ),
-        (0, 1)
-    );
+    assert_eq!(mixed.step(0, &mut guest, &mut machine.host(domain)), Next::Idle);
+    assert_eq!((mixed.stats().superpages_lost, mixed.stats().regions_scattered), (0, 1));
 }
 
 #[test]
 fn low_and_high_are_told_apart_at_any_boundary() {
-    for boundary in [
-        0,
-        1,
-        63,
-        64,
-        65,
-        R - 1,
-        R,
-        R + 1,
-        2 * R + 130,
-        4 * R,
-        u64::MAX,
-    ] {
-        let tuning = Tuning {
-            high_start: Some(Gfn(boundary)),
-            ..Tuning::DEFAULT
-        };
+    for boundary in [0, 1, 63, 64, 65, R - 1, R, R + 1, 2 * R + 130, 4 * R, u64::MAX] {
+        let tuning = Tuning { high_start: Some(Gfn(boundary)), ..Tuning::DEFAULT };
         let mut machine = Machine::new(4, 0);
         let mut a = Player::new(&mut machine, 3, 1, tuning);
         for target in [R + 77, 3 * R - 1, 0, 4 * R] {
@@ -396,27 +289,15 @@ fn low_and_high_are_told_apart_at_any_boundary() {
 #[test]
 fn targets_are_clamped_and_wishes_remembered() {
     let mut regions = [Region::EMPTY; 8];
-    let mut balloon = Balloon::new(
-        &mut regions,
-        Tuning {
-            floor_pages: 100,
-            ..Tuning::DEFAULT
-        },
-    );
+    let mut balloon = Balloon::new(&mut regions, Tuning { floor_pages: 100, ..Tuning::DEFAULT });
     assert_eq!(balloon.target(), 0, "without RAM even the floor is 0");
     balloon.add_ram(Gfn(0), 4 * R, Presence::Present).unwrap();
     assert_eq!(balloon.target(), 4 * R);
     assert_eq!(balloon.set_target(0), 100);
     assert_eq!(balloon.set_target(u64::MAX), 4 * R);
     assert_eq!(balloon.set_target(6 * R), 4 * R);
-    balloon
-        .add_ram(Gfn(4 * R), 4 * R, Presence::Absent)
-        .unwrap();
-    assert_eq!(
-        balloon.target(),
-        6 * R,
-        "there is room for the whole wish now"
-    );
+    balloon.add_ram(Gfn(4 * R), 4 * R, Presence::Absent).unwrap();
+    assert_eq!(balloon.target(), 6 * R, "there is room for the whole wish now");
     balloon.set_floor(u64::MAX);
     assert_eq!(balloon.target(), 8 * R);
     assert_eq!(balloon.stats().floor, 8 * R);
@@ -437,11 +318,7 @@ fn ram_is_added_once_and_within_the_regions() {
         (u64::MAX, u64::MAX, SetupError::OutOfRange),
         (2, u64::MAX, SetupError::OutOfRange),
     ] {
-        assert_eq!(
-            balloon.add_ram(Gfn(first), pages, Presence::Absent),
-            Err(error),
-            "{first:#x} {pages:#x}"
-        );
+        assert_eq!(balloon.add_ram(Gfn(first), pages, Presence::Absent), Err(error), "{first:#x} {pages:#x}");
         assert_eq!(balloon.stats().total, 700);
     }
     balloon.add_ram(Gfn(0), 0, Presence::Absent).unwrap();
@@ -460,11 +337,7 @@ fn next_sooner_is_the_earlier() {
 
 #[test]
 fn the_pace_spreads_a_move_over_time() {
-    let tuning = Tuning {
-        pace_ns: SECOND / 10,
-        superpages_per_step: 1,
-        ..Tuning::DEFAULT
-    };
+    let tuning = Tuning { pace_ns: SECOND / 10, superpages_per_step: 1, ..Tuning::DEFAULT };
     let mut machine = Machine::new(8, 0);
     let mut a = Player::new(&mut machine, 8, 0, tuning);
     a.set_target(4 * R);

@@ -7,7 +7,7 @@
 use crate::thread::{self, ThreadId};
 use crate::{clock, page, start_info, trace};
 use alloc::vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use ebb_balloon::{Backing, Balloon, Batch, Extent, Host, Next, Outcome, PageSource, Presence, Region, Stats, Tuning};
 use ebb_guest_hypercall::{Errno, Gfn, memory};
 use ebb_guest_logic::frames::BLOCK_PAGES;
@@ -19,6 +19,8 @@ const RESERVE: u64 = 128;
 
 static BALLOON: Mutex<Option<Balloon<'static>>> = Mutex::new(None);
 static THREAD: AtomicU64 = AtomicU64::new(0);
+/// Why the latest attempt fell short, for reports made after a new target and before its first attempt; 0: it did not.
+static REASON: AtomicU16 = AtomicU16::new(0);
 
 /// The page allocator as the balloon sees it.
 struct Pages;
@@ -118,6 +120,7 @@ fn run() {
         let next = with(|balloon| {
             let now = clock::now();
             let next = balloon.step(now, &mut Pages, &mut Calls);
+            REASON.store(balloon.stats().shortage.code(), Ordering::Relaxed);
             match next {
                 Next::Idle => balloon.heal(now, &mut Pages, &mut Calls),
                 Next::At(_) => next,
@@ -176,6 +179,11 @@ pub fn wait_for_target(timeout_ns: u64) -> bool {
 /// Reports the figures to the host tool.
 pub fn report() {
     let stats = stats();
+    let shortfall = stats.target.saturating_sub(stats.current);
+    let reason = match stats.shortage.code() {
+        0 if shortfall > 0 => REASON.load(Ordering::Relaxed),
+        code => code,
+    };
     let cut = |pages: u64| u32::try_from(pages).unwrap_or(u32::MAX);
     trace::report(&BalloonStatus {
         current: cut(stats.current),
@@ -184,8 +192,8 @@ pub fn report() {
         high: cut(stats.high),
         retries: stats.retries,
         // A shortfall in the host's eyes is memory that is wanted and not there.
-        shortfall: cut(stats.target.saturating_sub(stats.current)),
-        reason: stats.shortage.code(),
+        shortfall: cut(shortfall),
+        reason,
         superpages_won: u16::try_from(stats.superpages_won).unwrap_or(u16::MAX),
     });
 }

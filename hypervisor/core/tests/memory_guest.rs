@@ -121,7 +121,8 @@ fn pae_and_two_levels() {
     let v = vcpu(&d, 0);
     poke(&hv, &d, (300 << 12) + 4, &77u32.to_le_bytes());
     // PAE: four top entries anywhere 32-byte aligned; they have no rights and no accessed bit.
-    let pae = GuestPaging { cr0: CR0_PG | CR0_WP, cr3: (TOP << 12) + 0x20, cr4: PAE, efer: 0, cpl: 0, interrupts: true };
+    let pae =
+        GuestPaging { cr0: CR0_PG | CR0_WP, cr3: (TOP << 12) + 0x20, cr4: PAE, efer: 0, cpl: 0, interrupts: true };
     poke(&hv, &d, (TOP << 12) + 0x20 + 8, &((TOP + 1) << 12 | P).to_le_bytes());
     entry(&hv, &d, TOP + 1, 2, (TOP + 2) << 12 | P | W);
     entry(&hv, &d, TOP + 2, 3, 300 << 12 | P | W);

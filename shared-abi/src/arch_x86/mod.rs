@@ -40,9 +40,7 @@ pub const MSR_RELAXED: u32 = 1 << 0;
 
 /// `struct xen_arch_domainconfig`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct ArchDomainConfig {
     /// [`EmulationFlags`]; a PVH domain has `LAPIC` only.
     pub emulation_flags: u32,
@@ -52,9 +50,7 @@ pub struct ArchDomainConfig {
 
 /// `struct xen_cpuid_leaf`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct CpuidLeaf {
     /// Leaf.
     pub leaf: u32,
@@ -77,9 +73,7 @@ impl CpuidLeaf {
 
 /// `struct xen_msr_entry`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct MsrEntry {
     /// The MSR's number.
     pub idx: u32,

@@ -9,9 +9,7 @@ pub const MODE_64B: u32 = 1;
 
 /// `struct vcpu_hvm_x86_32`: registers of a vCPU that starts in 16- or 32-bit mode.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct X86_32 {
     /// Register.
     pub eax: u32,
@@ -79,9 +77,7 @@ pub struct X86_32 {
 
 /// `struct vcpu_hvm_x86_64`: registers of a vCPU that starts in 64-bit mode, with flat segments.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct X86_64 {
     /// Register.
     pub rax: u64,
@@ -115,9 +111,7 @@ pub struct X86_64 {
 
 /// `struct vcpu_hvm_context`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct HvmContext {
     /// `VCPU_HVM_MODE_*`.
     pub mode: u32,
@@ -132,10 +126,7 @@ impl HvmContext {
     pub fn new_32(registers: &X86_32) -> Self {
         let mut context = Self::new_zeroed();
         context.mode = MODE_32B;
-        context
-            .cpu_regs
-            .as_mut_bytes()
-            .copy_from_slice(registers.as_bytes());
+        context.cpu_regs.as_mut_bytes().copy_from_slice(registers.as_bytes());
         context
     }
 
@@ -143,8 +134,7 @@ impl HvmContext {
     pub fn new_64(registers: &X86_64) -> Self {
         let mut context = Self::new_zeroed();
         context.mode = MODE_64B;
-        context.cpu_regs.as_mut_bytes()[..size_of::<X86_64>()]
-            .copy_from_slice(registers.as_bytes());
+        context.cpu_regs.as_mut_bytes()[..size_of::<X86_64>()].copy_from_slice(registers.as_bytes());
         context
     }
 
@@ -158,9 +148,7 @@ impl HvmContext {
         if self.mode != MODE_64B {
             return None;
         }
-        X86_64::read_from_prefix(self.cpu_regs.as_bytes())
-            .ok()
-            .map(|(registers, _)| registers)
+        X86_64::read_from_prefix(self.cpu_regs.as_bytes()).ok().map(|(registers, _)| registers)
     }
 }
 
@@ -182,27 +170,12 @@ mod tests {
 
     #[test]
     fn registers_round_trip_by_mode() {
-        let narrow = X86_32 {
-            eip: 0x1000,
-            tr_ar: 0x8b,
-            ..Default::default()
-        };
-        let wide = X86_64 {
-            rip: 0xffff_8000_0000_1000,
-            efer: 0x500,
-            ..Default::default()
-        };
+        let narrow = X86_32 { eip: 0x1000, tr_ar: 0x8b, ..Default::default() };
+        let wide = X86_64 { rip: 0xffff_8000_0000_1000, efer: 0x500, ..Default::default() };
         assert_eq!(HvmContext::new_32(&narrow).as_32(), Some(narrow));
         assert_eq!(HvmContext::new_32(&narrow).as_64(), None);
         assert_eq!(HvmContext::new_64(&wide).as_64(), Some(wide));
         assert_eq!(HvmContext::new_64(&wide).as_32(), None);
-        assert_eq!(
-            HvmContext {
-                mode: 7,
-                ..Default::default()
-            }
-            .as_64(),
-            None
-        );
+        assert_eq!(HvmContext { mode: 7, ..Default::default() }.as_64(), None);
     }
 }

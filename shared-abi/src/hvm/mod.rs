@@ -49,9 +49,7 @@ pub const MEM_IOREQ_SERVER: u16 = 4;
 
 /// `struct xen_hvm_param`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct Param {
     /// Whose.
     pub domid: DomId,
@@ -65,9 +63,7 @@ pub struct Param {
 
 /// `struct xen_hvm_pagetable_dying`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct PagetableDying {
     /// Whose.
     pub domid: DomId,
@@ -79,9 +75,7 @@ pub struct PagetableDying {
 
 /// `struct xen_hvm_get_time`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct GetTime {
     /// Out: the time, ns.
     pub now: u64,
@@ -94,9 +88,7 @@ pub const XENTRACE_EXTRA_BYTES: usize = TRACE_EXTRA_MAX * 4;
 
 /// `struct xen_hvm_xentrace`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct Xentrace {
     /// The event's number, 12 bits.
     pub event: u16,
@@ -108,9 +100,7 @@ pub struct Xentrace {
 
 /// `struct xen_hvm_get_mem_type`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct GetMemType {
     /// Whose.
     pub domid: DomId,
@@ -124,9 +114,7 @@ pub struct GetMemType {
 
 /// `struct xen_hvm_evtchn_upcall_vector`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct EvtchnUpcallVector {
     /// Which vCPU.
     pub vcpu: VcpuId,

@@ -130,12 +130,7 @@ impl CallbackVia {
         match self {
             Self::None => 0,
             Self::Gsi(gsi) => gsi as u64,
-            Self::PciIntx {
-                domain,
-                bus,
-                devfn,
-                intx,
-            } => {
+            Self::PciIntx { domain, bus, devfn, intx } => {
                 (CALLBACK_TYPE_PCI_INTX as u64) << 56
                     | (domain as u64) << 32
                     | (bus as u64) << 16
@@ -154,28 +149,12 @@ mod tests {
 
     #[test]
     fn callback_via_round_trips() {
-        let pin = CallbackVia::PciIntx {
-            domain: 0,
-            bus: 2,
-            devfn: 0x18,
-            intx: 1,
-        };
-        for via in [
-            CallbackVia::None,
-            CallbackVia::Gsi(9),
-            pin,
-            CallbackVia::Vector(0xf3),
-        ] {
+        let pin = CallbackVia::PciIntx { domain: 0, bus: 2, devfn: 0x18, intx: 1 };
+        for via in [CallbackVia::None, CallbackVia::Gsi(9), pin, CallbackVia::Vector(0xf3)] {
             assert_eq!(CallbackVia::from_param(via.to_param()), via);
         }
         // What Linux writes.
-        assert_eq!(
-            CallbackVia::from_param(0x0200_0000_0000_00f3),
-            CallbackVia::Vector(0xf3)
-        );
-        assert_eq!(
-            CallbackVia::from_param(u64::MAX),
-            CallbackVia::Unknown(u64::MAX)
-        );
+        assert_eq!(CallbackVia::from_param(0x0200_0000_0000_00f3), CallbackVia::Vector(0xf3));
+        assert_eq!(CallbackVia::from_param(u64::MAX), CallbackVia::Unknown(u64::MAX));
     }
 }

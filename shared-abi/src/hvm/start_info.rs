@@ -29,9 +29,7 @@ pub const VERSION_0_SIZE: usize = 40;
 
 /// `struct hvm_start_info`, version 1. Version 0 ends before `memmap_paddr`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct StartInfo {
     /// [`MAGIC`].
     pub magic: u32,
@@ -57,9 +55,7 @@ pub struct StartInfo {
 
 /// `struct hvm_modlist_entry`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct ModlistEntry {
     /// Address of the module.
     pub paddr: u64,
@@ -73,9 +69,7 @@ pub struct ModlistEntry {
 
 /// `struct hvm_memmap_table_entry`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct MemmapTableEntry {
     /// First byte.
     pub addr: u64,

@@ -28,11 +28,7 @@ pub const fn offset(index: u32, size: u32) -> usize {
 pub const fn pieces(index: u32, count: u32, size: u32) -> [(usize, usize); 2] {
     let start = offset(index, size);
     let to_end = size as usize - start;
-    let first = if (count as usize) < to_end {
-        count as usize
-    } else {
-        to_end
-    };
+    let first = if (count as usize) < to_end { count as usize } else { to_end };
     [(start, first), (0, count as usize - first)]
 }
 

@@ -9,9 +9,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 /// `struct arch_vcpu_info`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct ArchVcpuInfo32 {
     /// Fault address (paravirtual guests).
     pub cr2: u32,
@@ -21,9 +19,7 @@ pub struct ArchVcpuInfo32 {
 
 /// `struct vcpu_info`. Size and place of the clock are those of the 64-bit layout.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct VcpuInfo32 {
     /// Non-zero: an event is pending for this vCPU.
     pub evtchn_upcall_pending: u8,
@@ -41,9 +37,7 @@ pub struct VcpuInfo32 {
 
 /// `struct arch_shared_info`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct ArchSharedInfo32 {
     /// Greatest valid pfn.
     pub max_pfn: u32,
@@ -83,9 +77,7 @@ pub struct SharedInfo32 {
 
 /// `struct vcpu_runstate_info`.
 #[repr(C, packed(4))]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct RunstateInfo32 {
     /// `RUNSTATE_*`.
     pub state: i32,
@@ -97,9 +89,7 @@ pub struct RunstateInfo32 {
 
 /// `struct vcpu_set_singleshot_timer`.
 #[repr(C, packed(4))]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct SetSingleshotTimer32 {
     /// System time at which to fire, ns.
     pub timeout_abs_ns: u64,
@@ -109,9 +99,7 @@ pub struct SetSingleshotTimer32 {
 
 /// `struct sched_poll`.
 #[repr(C, packed(4))]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct Poll32 {
     /// Where the ports are.
     pub ports: u32,
@@ -123,9 +111,7 @@ pub struct Poll32 {
 
 /// `struct multicall_entry`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct MulticallEntry32 {
     /// The hypercall's number.
     pub op: u32,
@@ -137,9 +123,7 @@ pub struct MulticallEntry32 {
 
 /// `struct xen_memory_reservation`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct MemoryReservation32 {
     /// Where the list of (32-bit) gfns is.
     pub extent_start: u32,
@@ -157,9 +141,7 @@ pub struct MemoryReservation32 {
 
 /// `struct xen_memory_exchange`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct MemoryExchange32 {
     /// `in`: extents given.
     pub in_: MemoryReservation32,
@@ -171,9 +153,7 @@ pub struct MemoryExchange32 {
 
 /// `struct xen_add_to_physmap`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct AddToPhysmap32 {
     /// Whose physical map.
     pub domid: DomId,
@@ -189,9 +169,7 @@ pub struct AddToPhysmap32 {
 
 /// `struct xen_add_to_physmap_batch`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct AddToPhysmapBatch32 {
     /// Whose physical map.
     pub domid: DomId,
@@ -211,9 +189,7 @@ pub struct AddToPhysmapBatch32 {
 
 /// `struct xen_remove_from_physmap`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct RemoveFromPhysmap32 {
     /// Whose physical map.
     pub domid: DomId,
@@ -225,9 +201,7 @@ pub struct RemoveFromPhysmap32 {
 
 /// `struct xen_memory_map`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct MemoryMap32 {
     /// In: room in the buffer. Out: entries written.
     pub nr_entries: u32,
@@ -237,9 +211,7 @@ pub struct MemoryMap32 {
 
 /// `struct xen_foreign_memory_map`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct ForeignMemoryMap32 {
     /// Whose map.
     pub domid: DomId,
@@ -251,9 +223,7 @@ pub struct ForeignMemoryMap32 {
 
 /// `struct xen_pod_target`.
 #[repr(C, packed(4))]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct PodTarget32 {
     /// In: the target, pages.
     pub target_pages: u64,
@@ -271,9 +241,7 @@ pub struct PodTarget32 {
 
 /// `struct xen_platform_parameters`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct PlatformParameters32 {
     /// Where the hypervisor's area starts (paravirtual guests).
     pub virt_start: u32,
@@ -281,9 +249,7 @@ pub struct PlatformParameters32 {
 
 /// `struct xen_mem_acquire_resource`.
 #[repr(C, packed(4))]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct MemAcquireResource32 {
     /// Whose resource.
     pub domid: DomId,
@@ -303,9 +269,7 @@ pub struct MemAcquireResource32 {
 
 /// `struct gnttab_setup_table`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct SetupTable32 {
     /// Whose table.
     pub dom: DomId,
@@ -323,9 +287,7 @@ pub struct SetupTable32 {
 
 /// `struct gnttab_copy_ptr`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct GrantCopyPtr32 {
     /// The union: an entry's number, or a gfn.
     pub u: u32,
@@ -337,9 +299,7 @@ pub struct GrantCopyPtr32 {
 
 /// `struct gnttab_copy`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct GrantCopy32 {
     /// From.
     pub source: GrantCopyPtr32,
@@ -357,9 +317,7 @@ pub struct GrantCopy32 {
 
 /// `struct tmem_op` for all operations but making a pool, which is laid out as in 64-bit.
 #[repr(C, packed(4))]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct TmemOp32 {
     /// The operation.
     pub cmd: u32,

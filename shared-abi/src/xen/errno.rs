@@ -129,11 +129,7 @@ impl Errno {
 
     /// The error with this (positive) number; `None` outside 1 to [`Errno::MAX`].
     pub const fn new(number: i64) -> Option<Errno> {
-        if number >= 1 && number <= Self::MAX {
-            Some(Errno(number))
-        } else {
-            None
-        }
+        if number >= 1 && number <= Self::MAX { Some(Errno(number)) } else { None }
     }
 
     /// The positive number.
@@ -148,19 +144,12 @@ impl Errno {
 
     /// Splits a result register: `Err` for -4095 to -1, else the value.
     pub const fn from_return(value: i64) -> Result<i64, Errno> {
-        if value < 0 && value >= -Self::MAX {
-            Err(Errno(-value))
-        } else {
-            Ok(value)
-        }
+        if value < 0 && value >= -Self::MAX { Err(Errno(-value)) } else { Ok(value) }
     }
 
     /// The number's name, when it has one.
     pub fn name(self) -> Option<&'static str> {
-        Self::ALL
-            .iter()
-            .find(|(_, errno)| *errno == self)
-            .map(|(name, _)| *name)
+        Self::ALL.iter().find(|(_, errno)| *errno == self).map(|(name, _)| *name)
     }
 }
 

@@ -14,8 +14,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
 
 pub use errno::Errno;
 pub use shared_info::{
-    ArchSharedInfo, ArchVcpuInfo, SharedInfo, VcpuInfo, VcpuTimeInfo, shared_info_offset,
-    vcpu_info_offset,
+    ArchSharedInfo, ArchVcpuInfo, SharedInfo, VcpuInfo, VcpuTimeInfo, shared_info_offset, vcpu_info_offset,
 };
 
 /// log2 of the page size.
@@ -25,20 +24,7 @@ pub const PAGE_SIZE: u64 = 1 << PAGE_SHIFT;
 
 /// A domain's number as it travels in the ABI; values from [`DomId::FIRST_RESERVED`] on are not domains.
 #[repr(transparent)]
-#[derive(
-    Clone,
-    Copy,
-    Default,
-    PartialEq,
-    Eq,
-    PartialOrd,
-    Ord,
-    Hash,
-    FromBytes,
-    IntoBytes,
-    KnownLayout,
-    Immutable,
-)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct DomId(pub u16);
 
 impl DomId {
@@ -165,10 +151,7 @@ impl Virq {
 
     /// Whether each vCPU has its own copy of the line. Such a binding cannot be moved to another vCPU.
     pub const fn is_per_vcpu(self) -> bool {
-        matches!(
-            self,
-            Self::TIMER | Self::DEBUG | Self::XENOPROF | Self::XENPMU
-        )
+        matches!(self, Self::TIMER | Self::DEBUG | Self::XENOPROF | Self::XENPMU)
     }
 }
 
@@ -259,10 +242,7 @@ pub struct GuestHandle<T: ?Sized> {
 impl<T: ?Sized> GuestHandle<T> {
     /// A handle to `address`.
     pub const fn new(address: u64) -> Self {
-        Self {
-            address,
-            points_to: PhantomData,
-        }
+        Self { address, points_to: PhantomData }
     }
 
     /// The null handle.
@@ -329,9 +309,7 @@ impl<T: ?Sized> fmt::Debug for GuestHandle<T> {
 
 /// `struct multicall_entry`: one call of a batch.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct MulticallEntry {
     /// The hypercall's number.
     pub op: u64,
@@ -346,9 +324,7 @@ pub type DomainHandle = [u8; 16];
 
 /// `struct xenctl_bitmap`: a bitmap in the caller's memory.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct CtlBitmap {
     /// Where the bytes are.
     pub bitmap: GuestHandle<u8>,

@@ -20,9 +20,7 @@ pub const NMIREASON_UNKNOWN: u64 = 1 << 2;
 
 /// `struct vcpu_time_info`: the PV clock. `version` is odd while an update is under way.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct VcpuTimeInfo {
     /// Odd while being written; a reader retries when it changed.
     pub version: u32,
@@ -44,9 +42,7 @@ pub struct VcpuTimeInfo {
 
 /// `struct arch_vcpu_info`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct ArchVcpuInfo {
     /// Fault address (paravirtual guests).
     pub cr2: u64,
@@ -56,9 +52,7 @@ pub struct ArchVcpuInfo {
 
 /// `struct vcpu_info`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct VcpuInfo {
     /// Non-zero: an event is pending for this vCPU.
     pub evtchn_upcall_pending: u8,
@@ -76,9 +70,7 @@ pub struct VcpuInfo {
 
 /// `struct arch_shared_info`. Used by paravirtual guests, but for `nmi_reason`.
 #[repr(C)]
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
 pub struct ArchSharedInfo {
     /// Greatest valid pfn.
     pub max_pfn: u64,

@@ -54,17 +54,14 @@ fn claims_of(source: &str) -> Claims {
         let item = line.strip_prefix("pub ").unwrap_or(line);
         if let Some(name) = item.strip_prefix("struct ") {
             claims.items.extend(claim.map(String::from));
-            structure = claim
-                .filter(|claim| claim.starts_with("struct "))
-                .and(name.split(' ').next());
+            structure = claim.filter(|claim| claim.starts_with("struct ")).and(name.split(' ').next());
             doc = None;
         } else if item.starts_with("const ") || item.starts_with("type ") {
             claims.items.extend(claim.map(String::from));
             doc = None;
-        } else if let (Some(name), Some((field, _))) = (
-            structure,
-            line.strip_prefix("pub ").and_then(|it| it.split_once(": ")),
-        ) {
+        } else if let (Some(name), Some((field, _))) =
+            (structure, line.strip_prefix("pub ").and_then(|it| it.split_once(": ")))
+        {
             if !field.starts_with("pad") && !field.starts_with('_') {
                 claims.fields.push(format!("{name}.{field}"));
             }
@@ -96,22 +93,11 @@ fn every_item_that_names_xens_has_a_row() {
     rows.extend(structures::long());
     rows.extend(structures::compat());
     rows.extend(expressions());
-    let words: BTreeSet<&str> = rows
-        .iter()
-        .flat_map(|row| {
-            row.c
-                .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
-        })
-        .collect();
-    let fields: BTreeSet<&str> = rows
-        .iter()
-        .map(|row| row.rust.rsplit("::").next().unwrap_or(&row.rust))
-        .collect();
+    let words: BTreeSet<&str> =
+        rows.iter().flat_map(|row| row.c.split(|c: char| !c.is_ascii_alphanumeric() && c != '_')).collect();
+    let fields: BTreeSet<&str> = rows.iter().map(|row| row.rust.rsplit("::").next().unwrap_or(&row.rust)).collect();
     let mut files = Vec::new();
-    sources(
-        &Path::new(env!("CARGO_MANIFEST_DIR")).join("src"),
-        &mut files,
-    );
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut files);
     let (mut items, mut missing) = (0, Vec::new());
     for file in files {
         let source = fs::read_to_string(&file).expect("the sources are text");
@@ -125,12 +111,7 @@ fn every_item_that_names_xens_has_a_row() {
             }
         }
         let excepted = |field: &str| file.ends_with("sysctl.rs") && field.starts_with("Tmem");
-        missing.extend(
-            claims
-                .fields
-                .into_iter()
-                .filter(|it| !excepted(it) && !fields.contains(it.as_str())),
-        );
+        missing.extend(claims.fields.into_iter().filter(|it| !excepted(it) && !fields.contains(it.as_str())));
     }
     assert!(items > 500, "the scan has found only {items} items");
     assert!(missing.is_empty(), "no row for {missing:#?}");

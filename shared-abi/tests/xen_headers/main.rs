@@ -49,13 +49,7 @@ macro_rules! flag_values {
 }
 
 integer_values!(u8, u16, u32, u64, usize, i16, i32);
-newtype_values!(
-    xen::DomId,
-    xen::Virq,
-    grant_table::GrantRef,
-    grant_table::GrantStatus,
-    io::xs_wire::MessageType
-);
+newtype_values!(xen::DomId, xen::Virq, grant_table::GrantRef, grant_table::GrantStatus, io::xs_wire::MessageType);
 flag_values!(
     shared_abi::arch_x86::EmulationFlags,
     shared_abi::arch_x86::cpuid::HvmFeatures,
@@ -136,18 +130,10 @@ macro_rules! structures {
 /// What is neither a constant nor a whole structure in C.
 fn expressions() -> Vec<Row> {
     use core::mem::offset_of;
-    let row = |rust: &str, c: &str, value: usize| Row {
-        rust: rust.into(),
-        c: c.into(),
-        value: value as i64,
-    };
+    let row = |rust: &str, c: &str, value: usize| Row { rust: rust.into(), c: c.into(), value: value as i64 };
     let shared = xen::shared_info_offset::VCPU_INFO_STRIDE;
     vec![
-        row(
-            "io::ring::SharedRingHeader",
-            "offsetof(struct ebb_sring, ring)",
-            size_of::<io::ring::SharedRingHeader>(),
-        ),
+        row("io::ring::SharedRingHeader", "offsetof(struct ebb_sring, ring)", size_of::<io::ring::SharedRingHeader>()),
         row(
             "io::ring::SharedRingHeader.req_event",
             "offsetof(struct ebb_sring, req_event)",
@@ -163,36 +149,16 @@ fn expressions() -> Vec<Row> {
             "offsetof(struct ebb_sring, rsp_event)",
             offset_of!(io::ring::SharedRingHeader, rsp_event),
         ),
-        row(
-            "io::ring::entries",
-            "__CONST_RING_SIZE(ebb, 4096)",
-            io::ring::entries(4096, 12) as usize,
-        ),
-        row(
-            "io::console::IN_SIZE",
-            "sizeof(((struct xencons_interface *)0)->in)",
-            io::console::IN_SIZE as usize,
-        ),
-        row(
-            "io::console::OUT_SIZE",
-            "sizeof(((struct xencons_interface *)0)->out)",
-            io::console::OUT_SIZE as usize,
-        ),
+        row("io::ring::entries", "__CONST_RING_SIZE(ebb, 4096)", io::ring::entries(4096, 12) as usize),
+        row("io::console::IN_SIZE", "sizeof(((struct xencons_interface *)0)->in)", io::console::IN_SIZE as usize),
+        row("io::console::OUT_SIZE", "sizeof(((struct xencons_interface *)0)->out)", io::console::OUT_SIZE as usize),
         row(
             "hvm::start_info::VERSION_0_SIZE",
             "offsetof(struct hvm_start_info, memmap_paddr)",
             hvm::start_info::VERSION_0_SIZE,
         ),
-        row(
-            "hvm::XENTRACE_EXTRA_BYTES",
-            "sizeof(((struct xen_hvm_xentrace *)0)->extra)",
-            hvm::XENTRACE_EXTRA_BYTES,
-        ),
-        row(
-            "xen::shared_info_offset::VCPU_INFO_STRIDE",
-            "offsetof(struct shared_info, vcpu_info[1])",
-            shared,
-        ),
+        row("hvm::XENTRACE_EXTRA_BYTES", "sizeof(((struct xen_hvm_xentrace *)0)->extra)", hvm::XENTRACE_EXTRA_BYTES),
+        row("xen::shared_info_offset::VCPU_INFO_STRIDE", "offsetof(struct shared_info, vcpu_info[1])", shared),
         row(
             "grant_table::ENTRIES_PER_FRAME_V1",
             "4096 / sizeof(struct grant_entry_v1)",
@@ -203,11 +169,7 @@ fn expressions() -> Vec<Row> {
             "XENMEMF_get_address_bits(0x12345)",
             shared_abi::memory::memf_address_bits(0x12345) as usize,
         ),
-        row(
-            "hvm::params::CallbackVia",
-            "HVM_PARAM_CALLBACK_IRQ_TYPE_MASK >> 56",
-            0xff,
-        ),
+        row("hvm::params::CallbackVia", "HVM_PARAM_CALLBACK_IRQ_TYPE_MASK >> 56", 0xff),
     ]
 }
 
@@ -222,11 +184,7 @@ fn tmem_expressions() -> Vec<Row> {
     vec![
         row("pool_id", "pool_id", offset_of!(tmem::TmemNewPool, pool_id)),
         row("uuid", "u.creat.uuid", offset_of!(tmem::TmemNewPool, uuid)),
-        row(
-            "flags",
-            "u.creat.flags",
-            offset_of!(tmem::TmemNewPool, flags),
-        ),
+        row("flags", "u.creat.flags", offset_of!(tmem::TmemNewPool, flags)),
         row("arg1", "u.creat.arg1", offset_of!(tmem::TmemNewPool, arg1)),
     ]
 }
@@ -280,10 +238,7 @@ fn is_ready() -> bool {
         return false;
     }
     let header = include_directory().join("xen/xen.h");
-    let has_compiler = Command::new("cc")
-        .arg("--version")
-        .output()
-        .is_ok_and(|output| output.status.success());
+    let has_compiler = Command::new("cc").arg("--version").output().is_ok_and(|output| output.status.success());
     assert!(
         has_compiler && header.exists(),
         "a C compiler and Xen's headers ({}) are needed; type:\n    sudo apt-get install -y gcc libc6-dev libxen-dev\n\
@@ -334,26 +289,15 @@ fn evaluate(name: &str, view: View, expressions: &[&str]) -> Vec<i64> {
     let mut source = prelude(view);
     source.push_str("#include <stdio.h>\nint main(void) {\n");
     for expression in expressions {
-        writeln!(
-            source,
-            "    printf(\"%lld\\n\", (long long)({expression}));"
-        )
-        .unwrap();
+        writeln!(source, "    printf(\"%lld\\n\", (long long)({expression}));").unwrap();
     }
     source.push_str("    return 0;\n}\n");
     let (program, output) = compile(name, &source, &[]);
-    assert!(
-        output.status.success(),
-        "cc: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "cc: {}", String::from_utf8_lossy(&output.stderr));
     let output = Command::new(&program).output().expect("the program runs");
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout).expect("numbers");
-    let values: Vec<i64> = text
-        .lines()
-        .map(|line| line.parse().expect("a number"))
-        .collect();
+    let values: Vec<i64> = text.lines().map(|line| line.parse().expect("a number")).collect();
     assert_eq!(values.len(), expressions.len());
     values
 }
@@ -365,12 +309,7 @@ fn compare(name: &str, view: View, rows: &[Row]) {
     let mut differences = String::new();
     for (row, c_value) in rows.iter().zip(evaluate(name, view, &expressions)) {
         if row.value != c_value {
-            writeln!(
-                differences,
-                "{} is {:#x}, but {} is {c_value:#x}",
-                row.rust, row.value, row.c
-            )
-            .unwrap();
+            writeln!(differences, "{} is {:#x}, but {} is {c_value:#x}", row.rust, row.value, row.c).unwrap();
         }
     }
     assert!(differences.is_empty(), "\n{differences}");
@@ -378,9 +317,7 @@ fn compare(name: &str, view: View, rows: &[Row]) {
 }
 
 fn is_tmem(row: &Row) -> bool {
-    row.rust.starts_with("tmem::")
-        || row.rust.starts_with("xen::compat::TmemOp32")
-        || is_tmem_errno(row)
+    row.rust.starts_with("tmem::") || row.rust.starts_with("xen::compat::TmemOp32") || is_tmem_errno(row)
 }
 
 fn is_tmem_errno(row: &Row) -> bool {
@@ -389,12 +326,7 @@ fn is_tmem_errno(row: &Row) -> bool {
 
 /// Whether a row's value goes with Xen's version: the control interfaces, and what newer headers extend at its end.
 fn is_of_version(row: &Row) -> bool {
-    const INTERFACES: &[&str] = &[
-        "domctl::",
-        "sysctl::",
-        "arch_x86::ArchDomainConfig",
-        "arch_x86::EmulationFlags",
-    ];
+    const INTERFACES: &[&str] = &["domctl::", "sysctl::", "arch_x86::ArchDomainConfig", "arch_x86::EmulationFlags"];
     const EXTENDED: &[&str] = &[
         "arch_x86::MSR_RELAXED",
         "elfnote::MAX",
@@ -402,24 +334,13 @@ fn is_of_version(row: &Row) -> bool {
         "io::xs_wire::DomainInterface",
         "io::xs_wire::MessageType::COUNT",
     ];
-    EXTENDED.contains(&row.rust.as_str())
-        || INTERFACES.iter().any(|prefix| row.rust.starts_with(prefix))
+    EXTENDED.contains(&row.rust.as_str()) || INTERFACES.iter().any(|prefix| row.rust.starts_with(prefix))
 }
 
 /// Whether the headers are of Xen 4.17, which is our level.
 fn headers_are_of_our_version(name: &str) -> bool {
-    let versions = evaluate(
-        name,
-        View::Tools,
-        &[
-            "XEN_DOMCTL_INTERFACE_VERSION",
-            "XEN_SYSCTL_INTERFACE_VERSION",
-        ],
-    );
-    let ours = [
-        i64::from(domctl::INTERFACE_VERSION),
-        i64::from(sysctl::INTERFACE_VERSION),
-    ];
+    let versions = evaluate(name, View::Tools, &["XEN_DOMCTL_INTERFACE_VERSION", "XEN_SYSCTL_INTERFACE_VERSION"]);
+    let ours = [i64::from(domctl::INTERFACE_VERSION), i64::from(sysctl::INTERFACE_VERSION)];
     if versions != ours {
         println!(
             "the headers' control interfaces are {versions:x?}, ours {ours:x?}: rows that go with them are left out"
@@ -430,20 +351,14 @@ fn headers_are_of_our_version(name: &str) -> bool {
 
 /// Rows for the tools' view: all but tmem's and, with other headers than 4.17's, what goes with the version.
 fn for_tools(rows: Vec<Row>, same_version: bool) -> Vec<Row> {
-    rows.into_iter()
-        .filter(|row| !is_tmem(row) && (same_version || !is_of_version(row)))
-        .collect()
+    rows.into_iter().filter(|row| !is_tmem(row) && (same_version || !is_of_version(row))).collect()
 }
 
 #[test]
 fn constants_are_xens() {
     if is_ready() {
         let same_version = headers_are_of_our_version("versions_for_constants");
-        compare(
-            "constants",
-            View::Tools,
-            &for_tools(constants::current(), same_version),
-        );
+        compare("constants", View::Tools, &for_tools(constants::current(), same_version));
         compare("legacy_constants", View::Legacy, &constants::legacy());
         let tmem: Vec<Row> = constants::current().into_iter().filter(is_tmem).collect();
         compare("tmem_constants", View::Tmem, &tmem);
@@ -465,16 +380,11 @@ fn structures_are_laid_out_as_xens() {
 
 /// 64-bit structures that a 32-bit guest lays out in the same way: those without a twin in `compat`.
 fn same_in_32_bit() -> Vec<Row> {
-    let twins: BTreeSet<String> = structures::compat()
-        .iter()
-        .map(|row| type_name(&row.rust).trim_end_matches("32").to_string())
-        .collect();
+    let twins: BTreeSet<String> =
+        structures::compat().iter().map(|row| type_name(&row.rust).trim_end_matches("32").to_string()).collect();
     // A callback's address is a segment and an offset there; only paravirtual guests have them.
     let excepted = |name: &str| twins.contains(name) || name == "CallbackRegister";
-    structures::long()
-        .into_iter()
-        .filter(|row| !excepted(type_name(&row.rust)))
-        .collect()
+    structures::long().into_iter().filter(|row| !excepted(type_name(&row.rust))).collect()
 }
 
 /// `Type` of `module::Type.field`.
@@ -506,17 +416,9 @@ fn assert_32_bit(name: &str, view: View, rows: &[Row]) {
     assert!(!rows.is_empty());
     let mut source = prelude(view);
     for Row { rust, c, value } in rows {
-        writeln!(
-            source,
-            "_Static_assert(({c}) == {value}, \"{rust} is {value}\");"
-        )
-        .unwrap();
+        writeln!(source, "_Static_assert(({c}) == {value}, \"{rust} is {value}\");").unwrap();
     }
     let (_, output) = compile(name, &source, &["-m32", "-ffreestanding", "-fsyntax-only"]);
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     println!("{name}: {} comparisons", rows.len());
 }

@@ -30,21 +30,8 @@ pub struct Guest {
 impl Guest {
     /// `present` free pages of `total`.
     pub fn new(present: u64, total: u64) -> Self {
-        let pages = (0..total)
-            .map(|page| {
-                if page < present {
-                    Page::Free
-                } else {
-                    Page::Away
-                }
-            })
-            .collect();
-        Self {
-            pages,
-            free: present,
-            reserve: 0,
-            unchanged: BTreeSet::new(),
-        }
+        let pages = (0..total).map(|page| if page < present { Page::Free } else { Page::Away }).collect();
+        Self { pages, free: present, reserve: 0, unchanged: BTreeSet::new() }
     }
 
     /// The workload wants pages: from all over, so that extents break.
@@ -137,17 +124,10 @@ impl PageSource for Guest {
             let before = self.pages[page as usize];
             match backing {
                 Backing::Unchanged => {
-                    assert_eq!(
-                        before,
-                        Page::Taken,
-                        "page {page:#x} comes back but was not taken"
-                    );
+                    assert_eq!(before, Page::Taken, "page {page:#x} comes back but was not taken");
                     self.unchanged.insert(page);
                 }
-                Backing::Fresh => assert!(
-                    matches!(before, Page::Taken | Page::Away),
-                    "page {page:#x} is {before:?}"
-                ),
+                Backing::Fresh => assert!(matches!(before, Page::Taken | Page::Away), "page {page:#x} is {before:?}"),
             }
             self.pages[page as usize] = Page::Free;
         }

@@ -72,52 +72,30 @@ impl Machine {
     pub fn add_domain(&mut self, backed: u64, total: u64) -> usize {
         let domain = self.domains.len();
         let pages = total * REGION;
-        self.domains.push(Domain {
-            p2m: vec![None; pages as usize],
-            current: 0,
-            maximum: pages,
-        });
+        self.domains.push(Domain { p2m: vec![None; pages as usize], current: 0, maximum: pages });
         for region in 0..backed {
-            assert!(
-                self.back(domain, region * REGION, 9),
-                "the machine is too small for the test"
-            );
+            assert!(self.back(domain, region * REGION, 9), "the machine is too small for the test");
         }
         domain
     }
 
     pub fn host(&mut self, domain: usize) -> DomainHost<'_> {
-        DomainHost {
-            machine: self,
-            domain,
-        }
+        DomainHost { machine: self, domain }
     }
 
     /// Each frame is free or mapped once, by its owner.
     pub fn check_ledger(&self) {
         let mut mapped = vec![None; self.owner.len()];
         for (number, domain) in self.domains.iter().enumerate() {
-            for (gfn, mfn) in domain
-                .p2m
-                .iter()
-                .enumerate()
-                .filter_map(|(gfn, mfn)| Some((gfn, (*mfn)?)))
-            {
+            for (gfn, mfn) in domain.p2m.iter().enumerate().filter_map(|(gfn, mfn)| Some((gfn, (*mfn)?))) {
                 let before = mapped[mfn as usize].replace(number);
-                assert_eq!(
-                    before, None,
-                    "frame {mfn:#x} is mapped twice, last by {number} at {gfn:#x}"
-                );
+                assert_eq!(before, None, "frame {mfn:#x} is mapped twice, last by {number} at {gfn:#x}");
             }
             assert_eq!(domain.current, domain.p2m.iter().flatten().count() as u64);
         }
         assert!(mapped == self.owner, "owners and mappings differ");
         for (block, &free) in self.owner.chunks(REGION as usize).zip(&self.free) {
-            assert_eq!(
-                block.iter().filter(|owner| owner.is_none()).count() as u64,
-                free,
-                "the ledger does not add up"
-            );
+            assert_eq!(block.iter().filter(|owner| owner.is_none()).count() as u64, free, "the ledger does not add up");
         }
     }
 
@@ -143,12 +121,7 @@ impl Machine {
         for page in 0..pages {
             self.owner[(mfn + page) as usize] = Some(domain);
             let before = self.domains[domain].p2m[(gfn + page) as usize].replace(mfn + page);
-            assert_eq!(
-                before,
-                None,
-                "populate over a page that the guest has: {:#x}",
-                gfn + page
-            );
+            assert_eq!(before, None, "populate over a page that the guest has: {:#x}", gfn + page);
         }
         self.free[(mfn / REGION) as usize] -= pages;
         self.domains[domain].current += pages;
@@ -182,13 +155,7 @@ impl Machine {
         assert!(extents.len() <= 512, "too long a {name}");
         let faults = self.faults;
         if self.random.percent(faults.refuse) {
-            let errnos = [
-                Errno::EINVAL,
-                Errno::EPERM,
-                Errno::ENOMEM,
-                Errno::EFAULT,
-                Errno::EBUSY,
-            ];
+            let errnos = [Errno::EINVAL, Errno::EPERM, Errno::ENOMEM, Errno::EFAULT, Errno::EBUSY];
             self.calls.push((name, order, extents.len(), 0));
             return Outcome::refused(errnos[self.random.below(errnos.len() as u64) as usize]);
         }
@@ -209,10 +176,7 @@ impl Machine {
         }
         self.calls.push((name, order, extents.len(), done));
         let beside = done < extents.len() && self.random.percent(faults.errno_beside_count);
-        Outcome {
-            done,
-            refused: beside.then_some(Errno::EBUSY),
-        }
+        Outcome { done, refused: beside.then_some(Errno::EBUSY) }
     }
 }
 
@@ -225,32 +189,17 @@ pub struct DomainHost<'a> {
 impl Host for DomainHost<'_> {
     fn decrease_reservation(&mut self, extents: &[Gfn], order: u32) -> Outcome {
         let domain = self.domain;
-        self.machine
-            .work("decrease", extents, order, |machine, gfn| {
-                machine.unback(domain, gfn, order)
-            })
+        self.machine.work("decrease", extents, order, |machine, gfn| machine.unback(domain, gfn, order))
     }
 
     fn populate_physmap(&mut self, extents: &[Gfn], order: u32) -> Outcome {
         let domain = self.domain;
-        self.machine
-            .work("populate", extents, order, |machine, gfn| {
-                machine.back(domain, gfn, order)
-            })
+        self.machine.work("populate", extents, order, |machine, gfn| machine.back(domain, gfn, order))
     }
 
-    fn exchange(
-        &mut self,
-        given: &[Gfn],
-        given_order: u32,
-        wanted: &[Gfn],
-        wanted_order: u32,
-    ) -> Outcome {
+    fn exchange(&mut self, given: &[Gfn], given_order: u32, wanted: &[Gfn], wanted_order: u32) -> Outcome {
         let (machine, domain) = (&mut *self.machine, self.domain);
-        assert_eq!(
-            (given.len(), given_order, wanted.len(), wanted_order),
-            (512, 0, 1, 9)
-        );
+        assert_eq!((given.len(), given_order, wanted.len(), wanted_order), (512, 0, 1, 9));
         let faults = machine.faults;
         let (mut done, mut refused) = (0, None);
         if faults.no_exchange {
@@ -259,21 +208,14 @@ impl Host for DomainHost<'_> {
             refused = Some(Errno::EBUSY);
         } else if machine.random.percent(faults.tear_exchange) {
             done = 1 + machine.random.below(511) as usize;
-            assert!(
-                given[..done]
-                    .iter()
-                    .all(|gfn| machine.unback(domain, gfn.0, 0))
-            );
+            assert!(given[..done].iter().all(|gfn| machine.unback(domain, gfn.0, 0)));
             refused = Some(Errno::ENOMEM);
         } else if faults.no_superpages || machine.find(9).is_none() {
             refused = Some(Errno::ENOMEM);
         } else {
             // The maximum does not matter: the domain has no more pages afterwards than before.
             let maximum = std::mem::replace(&mut machine.domains[domain].maximum, u64::MAX);
-            assert!(
-                given.iter().all(|gfn| machine.unback(domain, gfn.0, 0)),
-                "exchange of pages not there"
-            );
+            assert!(given.iter().all(|gfn| machine.unback(domain, gfn.0, 0)), "exchange of pages not there");
             assert!(machine.back(domain, wanted[0].0, 9));
             machine.domains[domain].maximum = maximum;
             done = 512;

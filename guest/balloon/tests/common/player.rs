@@ -27,20 +27,9 @@ impl Player {
         let domain = machine.add_domain(backed, regions);
         let storage = Box::leak(vec![Region::EMPTY; regions as usize].into_boxed_slice());
         let mut balloon = Balloon::new(storage, tuning);
-        balloon
-            .add_ram(Gfn(0), backed * REGION, Presence::Present)
-            .unwrap();
-        balloon
-            .add_ram(Gfn(backed * REGION), absent * REGION, Presence::Absent)
-            .unwrap();
-        Self {
-            domain,
-            balloon,
-            guest: Guest::new(backed * REGION, total),
-            total,
-            tuning,
-            waits: 0,
-        }
+        balloon.add_ram(Gfn(0), backed * REGION, Presence::Present).unwrap();
+        balloon.add_ram(Gfn(backed * REGION), absent * REGION, Presence::Absent).unwrap();
+        Self { domain, balloon, guest: Guest::new(backed * REGION, total), total, tuning, waits: 0 }
     }
 
     /// Sets a target; answers what was accepted.
@@ -48,10 +37,7 @@ impl Player {
         let before = self.balloon.target();
         let target = self.balloon.set_target(pages);
         assert_eq!(target, self.balloon.target());
-        assert_eq!(
-            target,
-            pages.max(self.balloon.stats().floor).min(self.total)
-        );
+        assert_eq!(target, pages.max(self.balloon.stats().floor).min(self.total));
         self.note_target(before);
         target
     }
@@ -68,41 +54,22 @@ impl Player {
         let before = self.balloon.stats();
         let p2m_before = machine.domains[self.domain].p2m.clone();
         let calls_before = machine.calls.len();
-        let next = self
-            .balloon
-            .step(now_ns, &mut self.guest, &mut machine.host(self.domain));
+        let next = self.balloon.step(now_ns, &mut self.guest, &mut machine.host(self.domain));
         let after = self.balloon.stats();
         let calls = machine.calls.len() - calls_before;
 
-        assert_eq!(
-            after.target, before.target,
-            "a step does not change the target"
-        );
-        assert!(
-            after.shortfall <= before.shortfall,
-            "a step led away from the target"
-        );
+        assert_eq!(after.target, before.target, "a step does not change the target");
+        assert!(after.shortfall <= before.shortfall, "a step led away from the target");
         let passed = (before.current < before.target) != (after.current < after.target);
-        assert!(
-            !passed || after.shortfall == 0,
-            "a step went past the target"
-        );
-        assert_eq!(
-            next == Next::Idle,
-            after.current == after.target,
-            "idle if and only if at target"
-        );
+        assert!(!passed || after.shortfall == 0, "a step went past the target");
+        assert_eq!(next == Next::Idle, after.current == after.target, "idle if and only if at target");
         assert!(calls <= 16, "a step made {calls} hypercalls");
         let given = after.pages_given - before.pages_given;
         let got = after.pages_got - before.pages_got;
-        let most = (self.tuning.superpages_per_step.max(1) as u64 * REGION)
-            .max(self.tuning.pages_per_step.max(1) as u64);
+        let most =
+            (self.tuning.superpages_per_step.max(1) as u64 * REGION).max(self.tuning.pages_per_step.max(1) as u64);
         assert!(given + got <= most, "a step moved more than it may");
-        assert_eq!(
-            before.current + got,
-            after.current + given,
-            "pages moved were not counted"
-        );
+        assert_eq!(before.current + got, after.current + given, "pages moved were not counted");
         self.check_schedule(now_ns, next, &before, &after);
         self.check_taken(machine, &p2m_before);
         self.check(machine);
@@ -113,9 +80,7 @@ impl Player {
     pub fn heal(&mut self, machine: &mut Machine, now_ns: u64) -> Next {
         let before = self.balloon.stats();
         let p2m_before = machine.domains[self.domain].p2m.clone();
-        let next = self
-            .balloon
-            .heal(now_ns, &mut self.guest, &mut machine.host(self.domain));
+        let next = self.balloon.heal(now_ns, &mut self.guest, &mut machine.host(self.domain));
         let after = self.balloon.stats();
         assert!(after.current <= before.current);
         assert_eq!(after.superpages_lost, before.superpages_lost);
@@ -130,10 +95,7 @@ impl Player {
 
     fn note_target(&mut self, before: u64) {
         if self.balloon.target() != before {
-            assert_eq!(
-                (self.balloon.stats().retries, self.balloon.stats().delay_ns),
-                (0, 0)
-            );
+            assert_eq!((self.balloon.stats().retries, self.balloon.stats().delay_ns), (0, 0));
             self.waits = 0;
         }
     }
@@ -144,10 +106,7 @@ impl Player {
             assert_eq!((after.retries, after.delay_ns), (0, 0));
             return;
         };
-        assert!(
-            at <= now_ns + self.tuning.longest_delay_ns.max(self.tuning.pace_ns),
-            "too long a wait"
-        );
+        assert!(at <= now_ns + self.tuning.longest_delay_ns.max(self.tuning.pace_ns), "too long a wait");
         let waits = after.retries_total > before.retries_total;
         if after.shortfall < before.shortfall {
             self.waits = 0;
@@ -156,16 +115,8 @@ impl Player {
             assert!(at > now_ns, "neither tried nor waited");
         }
         if waits {
-            let doubled = self
-                .tuning
-                .first_delay_ns
-                .saturating_mul(1 << self.waits.min(40));
-            assert_eq!(
-                at - now_ns,
-                doubled.min(self.tuning.longest_delay_ns),
-                "after {} waits",
-                self.waits
-            );
+            let doubled = self.tuning.first_delay_ns.saturating_mul(1 << self.waits.min(40));
+            assert_eq!(at - now_ns, doubled.min(self.tuning.longest_delay_ns), "after {} waits", self.waits);
             self.waits += 1;
         }
     }
@@ -173,24 +124,12 @@ impl Player {
     /// What was taken was given away or given back, and what came back unchanged was left alone.
     fn check_taken(&mut self, machine: &Machine, p2m_before: &[Option<u64>]) {
         let p2m = &machine.domains[self.domain].p2m;
-        for (gfn, page) in self
-            .guest
-            .pages
-            .iter_mut()
-            .enumerate()
-            .filter(|(_, page)| **page == Page::Taken)
-        {
-            assert_eq!(
-                p2m[gfn], None,
-                "page {gfn:#x} was taken, neither given away nor given back"
-            );
+        for (gfn, page) in self.guest.pages.iter_mut().enumerate().filter(|(_, page)| **page == Page::Taken) {
+            assert_eq!(p2m[gfn], None, "page {gfn:#x} was taken, neither given away nor given back");
             *page = Page::Away;
         }
         for gfn in std::mem::take(&mut self.guest.unchanged) {
-            assert_eq!(
-                p2m[gfn as usize], p2m_before[gfn as usize],
-                "page {gfn:#x} was said to be unchanged"
-            );
+            assert_eq!(p2m[gfn as usize], p2m_before[gfn as usize], "page {gfn:#x} was said to be unchanged");
         }
     }
 
@@ -200,24 +139,13 @@ impl Player {
         let stats = self.balloon.stats();
         for (gfn, (page, mfn)) in self.guest.pages.iter().zip(&domain.p2m).enumerate() {
             let has = matches!(page, Page::Free | Page::Used);
-            assert_eq!(
-                has,
-                mfn.is_some(),
-                "page {gfn:#x} is {page:?} to the guest, {mfn:?} to the machine"
-            );
+            assert_eq!(has, mfn.is_some(), "page {gfn:#x} is {page:?} to the guest, {mfn:?} to the machine");
         }
         assert_eq!(stats.total, self.total);
         assert_eq!(stats.current, domain.current);
         assert_eq!(stats.current, stats.total - stats.low - stats.high);
-        let high_start = self
-            .tuning
-            .high_start
-            .map_or(u64::MAX, |first| first.0)
-            .min(self.total);
-        let high = domain.p2m[high_start as usize..]
-            .iter()
-            .filter(|mfn| mfn.is_none())
-            .count();
+        let high_start = self.tuning.high_start.map_or(u64::MAX, |first| first.0).min(self.total);
+        let high = domain.p2m[high_start as usize..].iter().filter(|mfn| mfn.is_none()).count();
         assert_eq!(stats.high, high as u64);
         assert_eq!(stats.shortfall, stats.current.abs_diff(stats.target));
         assert!(stats.target <= stats.total);
@@ -234,18 +162,14 @@ fn check_regions(domain: &Domain, stats: &Stats) {
             0 => absent += 1,
             REGION => {
                 let first = region[0].unwrap();
-                let one = first.is_multiple_of(REGION)
-                    && (first..).zip(region).all(|(mfn, page)| *page == Some(mfn));
+                let one = first.is_multiple_of(REGION) && (first..).zip(region).all(|(mfn, page)| *page == Some(mfn));
                 broken += u64::from(!one);
             }
             _ => {}
         }
     }
     assert_eq!(stats.regions_absent, absent);
-    assert!(
-        broken <= stats.regions_scattered,
-        "a broken superpage is believed whole"
-    );
+    assert!(broken <= stats.regions_scattered, "a broken superpage is believed whole");
 }
 
 /// Steps, jumping to each time that is asked for, until idle; answers the time. Panics when it takes for ever.

@@ -69,7 +69,8 @@ fn upcall_vector() -> Outcome {
     for count in 1..=100 {
         event_channel::send(port.port())?;
         check!(port.wait(count, 2_000_000_000), "event {count} did not arrive");
-        check_eq!(port.last_vcpu(), last, "the vCPU that took it");
+        // With the 2-level ABI any vCPU that looks at the word may take it.
+        check!(!events::is_fifo() || port.last_vcpu() == last, "vCPU {} took it", port.last_vcpu());
     }
     Ok(())
 }

@@ -73,6 +73,11 @@ pub enum Exit {
     Mask {
         port: u32,
     },
+    /// It waits for a lock as a paravirtual spinlock does: masks a port and polls it.
+    Wait {
+        port: u32,
+        interrupts: bool,
+    },
     Apic {
         offset: u32,
         value: u32,
@@ -210,6 +215,7 @@ fn exit() -> impl Strategy<Value = Exit> {
         2 => Just(Exit::Pause),
         14 => Just(Exit::Drain),
         4 => (1..10u32).prop_map(|port| Exit::Mask { port }),
+        8 => (1..10u32, any::<bool>()).prop_map(|(port, interrupts)| Exit::Wait { port, interrupts }),
         5 => (register, command).prop_map(|(offset, value)| Exit::Apic { offset, value }),
         2 => (0x800..0x840u32, any::<u64>()).prop_map(|(msr, value)| Exit::ApicMsr { msr, value }),
         1 => prop_oneof![8 => any::<u8>().prop_map(|value| Exit::Tpr { value }), 1 => Just(Exit::TripleFault)],

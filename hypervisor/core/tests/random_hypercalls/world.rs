@@ -17,7 +17,7 @@ use shared_abi::event_channel as evt;
 use shared_abi::vcpu as vcpu_abi;
 use shared_abi::xen::{DomId, VcpuId, Virq};
 
-use super::calls::{Encoded, Event, GuestCall, Hvm, Scene, Vcpu as VcpuCall, Who};
+use super::calls::{Encoded, Event, GuestCall, Hvm, Scene, Sched, Vcpu as VcpuCall, When, Who};
 use super::guest::{self, Known, Polled, Unfinished};
 use super::layout::{
     ARRAY_GFN, BUFFERS, CONTROL_GFN, FIVE_LEVEL_TABLE, INFO_GFN, LEGACY_TABLE, PAE_TABLE, RUNSTATE_GFN, TABLES,
@@ -385,6 +385,13 @@ impl World {
             Exit::Pause => sched::yield_cpu(&hv, vcpu),
             Exit::Drain => self.know(&domain).drain(&hv, &domain, index),
             Exit::Mask { port } => guest::mask(&hv, &domain, *port),
+            Exit::Wait { port, interrupts } => {
+                guest::mask(&hv, &domain, *port);
+                let poll = Sched::Poll { ports: vec![*port], count: None, timeout: When::At(0) };
+                let wide = self.know(&domain).width == Width::Bits64;
+                let caller = Caller { wide, at: BUFFERS, paging: Paging::Off, interrupts: *interrupts };
+                self.call(vcpu, &GuestCall::Sched(poll), caller);
+            }
             Exit::Apic { offset, value } => {
                 hv.apic_mmio_read(vcpu, *offset);
                 hv.apic_mmio_write(vcpu, *offset, *value);
