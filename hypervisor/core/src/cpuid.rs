@@ -411,7 +411,7 @@ mod tests {
             })
         });
         if leaf & 0x7fff_ffff == 0 {
-            value[EAX] = leaf | value[EAX] % 0x30;
+            value[EAX] = leaf | (value[EAX] % 0x30);
         }
         value
     }

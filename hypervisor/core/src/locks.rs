@@ -7,7 +7,9 @@
 //! Order, outermost first: see the constants of [`rank`].
 
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::AtomicU64;
+#[cfg(not(test))]
+use core::sync::atomic::Ordering;
 
 /// Ranks, outermost first: a lock of a lower number is taken before one of a higher number.
 pub mod rank {

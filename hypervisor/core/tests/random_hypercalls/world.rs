@@ -580,7 +580,7 @@ impl World {
     pub fn finish(&mut self, check: impl Fn(&Self)) {
         self.hv.machine.interrupt.store(false, Ordering::SeqCst);
         let mut status = None;
-        for _ in 0..20_000 {
+        for _ in 0..4_000 {
             let domains: Vec<Dom> = self.hv.each_domain().collect();
             for domain in &domains {
                 self.on(0, |world| lifecycle::destroy(&world.hv, domain));
