@@ -92,7 +92,7 @@ impl Device {
         match *self {
             Device::LocalApic(offset) => {
                 let word = context.hv.apic_mmio_read(context.vcpu, offset & !3);
-                u64::from(word >> (offset & 3) * 8)
+                u64::from(word >> ((offset & 3) * 8))
             }
             Device::Absent => u64::MAX,
         }

@@ -64,9 +64,9 @@ pub struct Fpu {
     tsc_aux: u64,
 }
 
-impl Fpu {
+impl Default for Fpu {
     /// The state after reset.
-    pub fn new() -> Self {
+    fn default() -> Self {
         let mut area = Box::new(Area([0; AREA_SIZE]));
         area.0[0..2].copy_from_slice(&0x37fu16.to_le_bytes());
         area.0[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
@@ -74,7 +74,9 @@ impl Fpu {
         area.0[512] = 0b11;
         Self { area, xcr0: 1, debug: [0; 4], tsc_aux: 0 }
     }
+}
 
+impl Fpu {
     /// Puts this vCPU's registers into the CPU.
     pub fn load(&self) {
         let pointer = self.area.0.as_ptr();

@@ -64,7 +64,7 @@ impl SvmVcpu {
             vmcb,
             vmcb_address,
             registers: run::GuestRegisters::default(),
-            fpu: Fpu::new(),
+            fpu: Fpu::default(),
             asid: Asid::NONE,
             clean: 0,
             last_cpu: u16::MAX,
