@@ -89,13 +89,14 @@ fn spell_text(name: &str, spell: &Spell) -> String {
         Some((end, SpellEnd::DomainEnded)) => format!("ended at {}", at(end)),
         None => "was so to the end".into(),
     };
+    // A driver whose target moves counts its attempts anew each time; then there is nothing to tell.
+    let tried = if spell.retries > 0 { format!("tried {} times, ", spell.retries) } else { String::new() };
     format!(
-        "{name} was {} MiB short from {} ({}), kept its {} MiB, tried {} times, and {end}.",
+        "{name} was {} MiB short from {} ({}), kept its {} MiB, {tried}and {end}.",
         pages_as_mib(spell.worst.into()),
         at(spell.from_ns),
         short_reason(spell.reason),
         pages_as_mib(spell.kept.into()),
-        spell.retries
     )
 }
 

@@ -79,12 +79,8 @@ pub fn short_text(domain: &Domain) -> String {
         return format!("growing by {}", pages_as_mib(balloon.shortfall.into()));
     }
     if balloon.shortfall > 0 {
-        return format!(
-            "{}: {}, try {}",
-            pages_as_mib(balloon.shortfall.into()),
-            short_reason(balloon.reason),
-            balloon.retries
-        );
+        let text = format!("{}: {}", pages_as_mib(balloon.shortfall.into()), short_reason(balloon.reason));
+        return if balloon.retries > 0 { format!("{text}, try {}", balloon.retries) } else { text };
     }
     match balloon.current.cmp(&balloon.target) {
         std::cmp::Ordering::Greater if balloon.reason != guest_event::REASON_NONE => {
