@@ -114,9 +114,10 @@ impl World {
             vcpus: 2,
             restarts: false,
             weight: 256,
+            fifo: false,
         };
         world.build(Newcomer { privileged: true, tidy: !wild_governor, ..newcomer });
-        world.build(Newcomer { wide: false, restarts: true, ..newcomer });
+        world.build(Newcomer { wide: false, restarts: true, fifo: true, ..newcomer });
         world.build(Newcomer { tidy: false, vcpus: 3, pages: 800, ..newcomer });
         world.hv.open();
         world
@@ -513,11 +514,12 @@ impl World {
             privileged: newcomer.privileged,
             on_reboot: if newcomer.restarts { OnReboot::Restart } else { OnReboot::Destroy },
             // A domain that is built again has the same habits.
-            arguments: format!(
-                "{} {}",
+            arguments: [
                 if newcomer.tidy { "tidy" } else { "wild" },
-                if newcomer.wide { 64 } else { 32 }
-            ),
+                if newcomer.fifo { "fifo" } else { "2l" },
+                if newcomer.wide { "64" } else { "32" },
+            ]
+            .join(" "),
             kernel: kernel(),
             ramdisk: None,
         };
@@ -537,7 +539,16 @@ impl World {
         let first = VcpuRef::new(domain, VcpuId(0)).expect("vCPU 0");
         let alive: Vec<DomId> = self.known.iter().map(|known| known.id).collect();
         let scene = Scene { now: self.hv.machine.now(), alive: &alive, width };
-        for call in first_calls(domain.vcpus.len() as u32, alive.len() as u8) {
+        let mut calls = first_calls(domain.vcpus.len() as u32, alive.len() as u8);
+        if domain.config.arguments.contains("fifo") {
+            calls.extend(fifo_calls(domain.vcpus.len() as u32));
+        }
+        for vcpu in sched::each_vcpu(domain) {
+            // Its local APIC is on.
+            self.hv.apic_mmio_write(&vcpu, 0xf0, 0x1ff);
+        }
+        for call in calls {
+            self.clear_new_pages(domain, &call);
             let Encoded { number, args, writes } = call.encode(&scene, BUFFERS);
             for (at, bytes) in &writes {
                 self.hv.write_physical(domain, *at, bytes).expect("a buffer");
@@ -546,6 +557,7 @@ impl World {
             // Most ports of the others are not for it.
             let may_fail = matches!(call, GuestCall::Event(Event::BindInterdomain { .. }));
             assert!(may_fail || next == Next::Return(0), "{call:?}: {next:?}");
+            self.note_pages(domain, &call);
         }
     }
 
@@ -631,6 +643,15 @@ fn first_calls(vcpus: u32, domains: u8) -> Vec<GuestCall> {
     }
     calls.push(plain(0, VcpuCall::Periodic { period: 7_000_000 }));
     calls
+}
+
+/// The switch to the FIFO ABI.
+fn fifo_calls(vcpus: u32) -> Vec<GuestCall> {
+    let controls = (0..vcpus).map(|vcpu| Event::InitControl { gfn: CONTROL_GFN + u64::from(vcpu), offset: 0, vcpu });
+    let unmask = (1..8).map(|port| Event::Port { op: evt::UNMASK, port });
+    let array = Event::ExpandArray { gfn: ARRAY_GFN };
+    // There are that many ports: two for each vCPU, and one at least for another domain.
+    controls.chain([array]).chain(unmask.take(2 * vcpus as usize + 1)).map(GuestCall::Event).collect()
 }
 
 /// A vCPU of a domain's, by any number.
