@@ -338,6 +338,7 @@ fn a_busy_machine_takes_domains_apart_too() {
         destroy(&cpus.hv, &victim);
         let start = cpus.hv.machine.now();
         while victim.lifecycle.state() != State::Gone {
+            assert!(cpus.hv.machine.now() - start < 1000 * TICK, "it takes for ever");
             // Nobody looks unless a timer fires.
             let next = (0..count).filter_map(|cpu| cpus.hv.machine.armed(CpuId(cpu))).min();
             let own = cpus.hv.cpus[0].attention().contains(CpuAttention::TIMER);
@@ -356,6 +357,31 @@ fn a_busy_machine_takes_domains_apart_too() {
         cpus.settle();
         cpus.assert_over(STATUS_OK);
     }
+}
+
+/// The only CPU runs something else, with nothing queued and no timer set: the end itself must make it look.
+#[test]
+fn an_end_is_noticed_by_a_cpu_that_expects_nothing() {
+    let mut cpus = Cpus::new(1, 64);
+    let victim = cpus.start(config("victim", 8, 1));
+    cpus.turn(0);
+    sched::block(&cpus.hv, &vcpu(&victim, 0));
+    let runner = cpus.start(config("runner", 8, 1));
+    for _ in 0..10 {
+        cpus.hv.machine.advance(1000 * TICK);
+        cpus.turn(0);
+    }
+    assert_eq!(cpus.hv.machine.armed(CpuId(0)), None);
+    assert!(cpus.loaded[0] == Some(vcpu(&runner, 0)));
+    destroy(&cpus.hv, &victim);
+    assert!(!cpus.hv.cpus[0].attention().is_empty());
+    cpus.turn(0);
+    assert!(cpus.hv.machine.armed(CpuId(0)).is_some_and(|at| at <= cpus.hv.machine.now() + TICK));
+    drop(victim);
+    shutdown(&cpus.hv, &runner, 0);
+    drop(runner);
+    cpus.settle();
+    cpus.assert_over(STATUS_OK);
 }
 
 /// The CPU that learns of the end stays busy, the other one sleeps: it must be woken.
