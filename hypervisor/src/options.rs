@@ -1,4 +1,4 @@
-//! The hypervisor's command line: options separated by spaces, documented in docs/command-lines.md.
+//! The hypervisor's command line: options separated by spaces, documented in docs/command-line.md.
 //!
 //! The parser is a pure function; an option it does not know, or a value with no sense, is reported through a
 //! callback and leaves the default in place.
