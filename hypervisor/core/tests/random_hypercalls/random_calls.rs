@@ -79,7 +79,7 @@ fn memory() -> impl Strategy<Value = GuestCall> {
             .prop_map(|(op, whose)| Memory::Figure { op, whose }),
         1 => (prop_oneof![Just(mem::MEMORY_MAP), Just(mem::MACHINE_MEMORY_MAP)], prop_oneof![0..16u32, any::<u32>()])
             .prop_map(|(op, entries)| Memory::Map { op, entries }),
-        1 => (prop_oneof![0..600u64, any::<u64>()], who()).prop_map(|(pages, whose)| Memory::Claim { pages, whose }),
+        2 => (prop_oneof![4 => 0..2500u64, 1 => any::<u64>()], who()).prop_map(|(pages, whose)| Memory::Claim { pages, whose }),
         1 => (0..4u16, prop_oneof![0..8u64, any::<u64>()], any::<u32>(), who())
             .prop_map(|(kind, frame, frames, whose)| Memory::Acquire { kind, frame, frames, whose }),
         1 => Just(Memory::MaximumRamPage),
