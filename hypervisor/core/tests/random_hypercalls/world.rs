@@ -208,13 +208,8 @@ impl World {
         self.cpus[cpu].place = Place::Awake;
     }
 
-    /// Takes note of kicks, and of domains that have come and gone.
+    /// Takes note of domains that have come and gone, and of kicks.
     pub fn observe(&mut self) {
-        for (cpu, kicked) in self.cpus.iter_mut().zip(self.kicked.iter()) {
-            if kicked.swap(false, Ordering::SeqCst) {
-                cpu.place = Place::Awake;
-            }
-        }
         let domains: Vec<Dom> = self.hv.each_domain().collect();
         let (stay, gone) = std::mem::take(&mut self.known)
             .into_iter()
@@ -228,6 +223,12 @@ impl World {
                 self.furnish(domain);
             }
             self.know(domain).follow_abi(domain);
+        }
+        // Last: new domains may have kicked too.
+        for (cpu, kicked) in self.cpus.iter_mut().zip(self.kicked.iter()) {
+            if kicked.swap(false, Ordering::SeqCst) {
+                cpu.place = Place::Awake;
+            }
         }
     }
 
