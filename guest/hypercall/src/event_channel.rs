@@ -17,6 +17,12 @@ pub fn alloc_unbound(remote: DomId) -> Result<Port, Errno> {
     op(abi::ALLOC_UNBOUND, &mut argument).map(|()| argument.port)
 }
 
+/// Allocates a port of another domain's for `remote` to bind. Privileged.
+pub fn alloc_unbound_of(domain: DomId, remote: DomId) -> Result<Port, Errno> {
+    let mut argument = abi::AllocUnbound { dom: domain, remote_dom: remote, port: Port(0) };
+    op(abi::ALLOC_UNBOUND, &mut argument).map(|()| argument.port)
+}
+
 /// Connects to `port` of `remote`; our end.
 pub fn bind_interdomain(remote: DomId, port: Port) -> Result<Port, Errno> {
     let mut argument = abi::BindInterdomain { remote_dom: remote, remote_port: port, ..Default::default() };

@@ -12,6 +12,12 @@ pub fn set_param(index: u32, value: u64) -> Result<(), Errno> {
     command(HVM_OP, u64::from(abi::SET_PARAM), &mut argument).map(drop)
 }
 
+/// Sets a parameter of another domain's. Privileged.
+pub fn set_param_of(domain: DomId, index: u32, value: u64) -> Result<(), Errno> {
+    let mut argument = abi::Param { domid: domain, pad: 0, index, value };
+    command(HVM_OP, u64::from(abi::SET_PARAM), &mut argument).map(drop)
+}
+
 /// Reads a parameter of our own.
 pub fn get_param(index: u32) -> Result<u64, Errno> {
     let mut argument = abi::Param { domid: DomId::SELF, pad: 0, index, value: 0 };

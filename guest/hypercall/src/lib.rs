@@ -17,14 +17,17 @@
 pub mod call;
 pub mod console;
 pub mod cpuid;
+pub mod domctl;
 pub mod event_channel;
 pub mod evtchn;
+pub mod grant_table;
 pub mod hvm;
 pub mod memory;
 pub mod multicall;
 pub mod pvclock;
 pub mod sched;
 pub mod shared;
+pub mod sysctl;
 pub mod timer;
 pub mod vcpu;
 pub mod version;

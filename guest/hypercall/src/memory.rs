@@ -1,15 +1,15 @@
 //! `memory_op`.
 //!
-//! All calls are for the calling domain. The hypervisor continues a long list by itself; a count that is short is an
+//! Calls are for the calling domain, unless their name ends in `_of`: those are for a privileged domain to make. The hypervisor continues a long list by itself; a count that is short is an
 //! answer, not an error.
 #![allow(unsafe_code)] // Handles to lists, and calls that change the guest's physical memory.
 
 use crate::call::{call, command};
 use shared_abi::hypercall::MEMORY_OP;
 use shared_abi::memory::{
-    ADD_TO_PHYSMAP, AddToPhysmap, CURRENT_RESERVATION, DECREASE_RESERVATION, E820Entry, EXCHANGE, MAXIMUM_GPFN,
-    MAXIMUM_RAM_PAGE, MAXIMUM_RESERVATION, MEMORY_MAP, MemoryDomain, MemoryExchange, MemoryMap, MemoryReservation,
-    POPULATE_PHYSMAP, REMOVE_FROM_PHYSMAP, RemoveFromPhysmap,
+    ACQUIRE_RESOURCE, ADD_TO_PHYSMAP, AddToPhysmap, CURRENT_RESERVATION, DECREASE_RESERVATION, E820Entry, EXCHANGE,
+    MAXIMUM_GPFN, MAXIMUM_RAM_PAGE, MAXIMUM_RESERVATION, MEMORY_MAP, MemAcquireResource, MemoryDomain, MemoryExchange,
+    MemoryMap, MemoryReservation, POPULATE_PHYSMAP, REMOVE_FROM_PHYSMAP, RemoveFromPhysmap,
 };
 use shared_abi::xen::{DomId, Errno, Gfn, GuestHandle};
 
@@ -108,4 +108,30 @@ pub fn memory_map(buffer: &mut [E820Entry]) -> Result<usize, Errno> {
         MemoryMap { nr_entries: buffer.len() as u32, pad: 0, buffer: GuestHandle::new(address(buffer.as_mut_ptr())) };
     command(MEMORY_OP, u64::from(MEMORY_MAP), &mut argument)?;
     Ok((argument.nr_entries as usize).min(buffer.len()))
+}
+
+/// Backs gfns of another domain's; how many of them, from the first, are there now. Privileged.
+///
+/// # Safety
+/// `domain` is not the calling one.
+pub unsafe fn populate_physmap_of(domain: DomId, extents: &[Gfn], order: u32) -> Result<usize, Errno> {
+    let mut argument = MemoryReservation { domid: domain, ..reservation(extents, order) };
+    command(MEMORY_OP, u64::from(POPULATE_PHYSMAP), &mut argument).map(|done| done as usize)
+}
+
+/// Has frames of a resource of another domain's (`XENMEM_resource_*`) appear at `gfns`, from the resource's frame
+/// `first` on. Privileged.
+///
+/// # Safety
+/// Nothing of the kernel's lies at `gfns`. What appears there belongs to the other domain and is written by others.
+pub unsafe fn acquire_resource_of(domain: DomId, resource: u16, first: u64, gfns: &[Gfn]) -> Result<(), Errno> {
+    let mut argument = MemAcquireResource {
+        domid: domain,
+        type_: resource,
+        nr_frames: gfns.len() as u32,
+        frame: first,
+        frame_list: GuestHandle::new(address(gfns.as_ptr())),
+        ..Default::default()
+    };
+    command(MEMORY_OP, u64::from(ACQUIRE_RESOURCE), &mut argument).map(drop)
 }

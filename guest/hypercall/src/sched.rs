@@ -4,7 +4,7 @@
 use crate::call::{call, command};
 use shared_abi::hypercall::SCHED_OP;
 use shared_abi::sched as abi;
-use shared_abi::xen::{Errno, GuestHandle, Port};
+use shared_abi::xen::{DomId, Errno, GuestHandle, Port};
 
 /// Lets another vCPU run.
 pub fn yield_now() -> Result<(), Errno> {
@@ -34,6 +34,12 @@ pub fn poll(ports: &[Port], timeout: u64) -> Result<(), Errno> {
 /// Ends the domain for `reason` (`SHUTDOWN_*`). Returns only if the hypervisor refuses.
 pub fn shutdown(reason: u32) -> Result<(), Errno> {
     command(SCHED_OP, u64::from(abi::SHUTDOWN), &mut abi::Shutdown { reason }).map(drop)
+}
+
+/// Ends another domain for `reason`. Privileged.
+pub fn remote_shutdown(domain: DomId, reason: u32) -> Result<(), Errno> {
+    let mut argument = abi::RemoteShutdown { domain_id: domain, pad: 0, reason };
+    command(SCHED_OP, u64::from(abi::REMOTE_SHUTDOWN), &mut argument).map(drop)
 }
 
 /// Sets (`id` 0: a new one, whose number is returned), restarts or stops (`timeout` 0) a watchdog; seconds.
