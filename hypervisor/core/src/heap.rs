@@ -337,6 +337,11 @@ impl FrameHeap {
         self.allocate(machine, 0, Owner::PageTable)
     }
 
+    /// A block of `1 << order` cleared frames that the hypervisor keeps for ever.
+    pub fn take_for_ever<M: Machine>(&self, machine: &M, order: u32) -> Option<Mfn> {
+        self.allocate(machine, order, Owner::Hypervisor).map(|extent| extent.into_record().0)
+    }
+
     fn check_allowed(&self, state: &HeapState, order: u32, owner: Owner, exceed: bool) -> Result<(), Shortage> {
         let pages = 1 << order;
         if let Some(domain) = owner.charged()

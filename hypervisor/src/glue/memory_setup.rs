@@ -22,18 +22,13 @@ pub struct Frames {
 
 /// Takes all free memory from the early allocator. Once.
 pub fn take_memory() -> Frames {
-    let top = memory::free_ranges().iter().map(|range| range.end).max().unwrap_or(0) / PAGE;
-    let bytes = top * size_of::<FrameInfo>() as u64;
-    let Some(start) = memory::alloc_pages(bytes.div_ceil(PAGE)) else {
-        crate::machine::refuse(format_args!("too little memory: no room for a table of {top} frames"));
+    let Ok((table, count)) = memory::map_frame_table(size_of::<FrameInfo>() as u64) else {
+        crate::machine::refuse(format_args!("too little memory: no room for a record of each frame"));
     };
-    let table = memory::phys_to_virt(start).cast::<FrameInfo>();
-    // SAFETY: the pages were just allocated for this alone, are zeroed or are cleared here, and stay mapped; `FrameInfo`
-    // is integers for which zero is a value, and a page is aligned enough for it.
-    let frames = unsafe {
-        core::ptr::write_bytes(table, 0, top as usize);
-        core::slice::from_raw_parts_mut(table, top as usize)
-    };
+    // SAFETY: the table was just made for this alone and stays mapped; `FrameInfo` is integers for which zero is a
+    // value, and a page is aligned enough for it. Where the table describes no RAM it is a read-only page of zeroes
+    // that stands in many places: the core writes only records of frames that the ranges below give it.
+    let frames = unsafe { core::slice::from_raw_parts_mut(table.cast::<FrameInfo>(), count as usize) };
     let ranges: Vec<(Mfn, u64)> = memory::seal()
         .iter()
         .map(|range| (Mfn(range.start.div_ceil(PAGE)), (range.end / PAGE).saturating_sub(range.start.div_ceil(PAGE))))

@@ -29,6 +29,10 @@ static HYPERVISOR: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 pub fn release_others<B: Backend>(hv: &'static Hypervisor<Glue<B>>) {
     HYPERVISOR.store(core::ptr::from_ref(hv).cast_mut().cast(), Ordering::Release);
     crate::panic::add_to_reports(|line| hypervisor::<B>().describe(line));
+    crate::memory::heap::grow_by(|order| {
+        let hv = hypervisor::<B>();
+        hv.heap.take_for_ever(&hv.machine, order).map(|first| first.0 * 4096)
+    });
     let entry: fn() -> ! = other_processor::<B>;
     OTHERS.store(entry as *mut (), Ordering::Release);
     for number in 1..cpu::cpu_count() {

@@ -3,7 +3,8 @@
 
 use super::heap;
 use super::layout::{
-    BOOT_MAPPED, DIRECT_MAP_BASE, DIRECT_MAP_SIZE, IMAGE_BASE, LOW_MEMORY_END, MMIO_BASE, STACKS_BASE, STACKS_STRIDE,
+    BOOT_MAPPED, DIRECT_MAP_BASE, DIRECT_MAP_SIZE, FRAME_TABLE_BASE, IMAGE_BASE, LOW_MEMORY_END, MMIO_BASE,
+    STACKS_BASE, STACKS_STRIDE,
 };
 use super::paging::{Access, MapError, PageTables};
 use super::ranges::{Full, PAGE_SIZE, PhysRange, RangeSet};
@@ -21,9 +22,13 @@ pub const MIN_RAM: u64 = 32 << 20;
 /// Frames kept back for page tables that [`map_mmio`] may need after [`seal`].
 const TABLE_RESERVE: usize = 16;
 
-/// The heap's size: a fixed part, and a part per byte of RAM (1/256) for what the core keeps per frame.
-const HEAP_FIXED: u64 = 1 << 20;
-const HEAP_SHARE: u64 = 256;
+/// The heap's size at first: a fixed part, and a part per byte of RAM for what the core keeps per region of memory. It
+/// grows out of the frame heap when domains want more (heap.rs).
+const HEAP_FIXED: u64 = 512 << 10;
+const HEAP_SHARE: u64 = 4096;
+
+/// Bytes that a leaf of the second level maps.
+const LARGE_PAGE: u64 = 2 << 20;
 
 /// Why memory could not be set up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -209,6 +214,18 @@ impl State {
         Some(start)
     }
 
+    /// Memory of the size of `part`, aligned as it is as far as large pages go.
+    fn take_like(&mut self, part: PhysRange) -> Option<PhysRange> {
+        if part.size() < LARGE_PAGE {
+            return Some(PhysRange::sized(self.take(part.size(), PAGE_SIZE)?, part.size()));
+        }
+        let lead = part.start % LARGE_PAGE;
+        let start = self.take(lead + part.size(), LARGE_PAGE)?;
+        self.own -= lead;
+        self.free.insert(PhysRange::sized(start, lead)).ok()?;
+        Some(PhysRange::sized(start + lead, part.size()))
+    }
+
     /// A zeroed frame for a page table.
     fn table_frame(&mut self) -> Option<u64> {
         let frame = if self.sealed { self.reserve.pop() } else { self.take(PAGE_SIZE, PAGE_SIZE) }?;
@@ -223,6 +240,34 @@ impl State {
         let mut tables = self.tables.clone();
         tables.map(address, range, access, &mut || self.table_frame())
     }
+}
+
+/// The table with a record of `record_size` bytes for each frame, zeroed: its address, and how many frames it has. It
+/// has memory of its own only where it describes RAM; the rest of it reads as zero and cannot be written.
+///
+/// # Errors
+/// [`MapError::NoMemory`].
+pub fn map_frame_table(record_size: u64) -> Result<(*mut u8, u64), MapError> {
+    let mut state = STATE.lock();
+    let mut wanted = RangeSet::<MAX_RANGES>::new();
+    for range in state.free.as_slice() {
+        let records = PhysRange::new(range.start / PAGE_SIZE * record_size, range.end / PAGE_SIZE * record_size);
+        wanted.insert(records.grow_to_pages()).map_err(|Full| MapError::NoMemory)?;
+    }
+    let frames = state.free.as_slice().iter().map(|range| range.end).max().unwrap_or(0) / PAGE_SIZE;
+    let zeroes = state.table_frame().ok_or(MapError::NoMemory)?;
+    let mut at = 0;
+    for part in wanted.as_slice() {
+        for hole in (at..part.start).step_by(PAGE_SIZE as usize) {
+            state.map(FRAME_TABLE_BASE + hole, PhysRange::sized(zeroes, PAGE_SIZE), Access::Read)?;
+        }
+        let memory = state.take_like(*part).ok_or(MapError::NoMemory)?;
+        // SAFETY: the memory was just taken for this and is in the direct map.
+        unsafe { phys_to_virt(memory.start).write_bytes(0, memory.size() as usize) };
+        state.map(FRAME_TABLE_BASE + part.start, memory, Access::ReadWrite)?;
+        at = part.end;
+    }
+    Ok((FRAME_TABLE_BASE as *mut u8, frames))
 }
 
 /// Reads the loader's map and builds the final address space; the page tables are switched before it returns.

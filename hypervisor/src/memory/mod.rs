@@ -10,7 +10,7 @@ pub mod layout;
 pub mod ranges;
 
 #[cfg(target_os = "none")]
-mod heap;
+pub mod heap;
 #[cfg(target_os = "none")]
 mod machine;
 #[cfg(target_os = "none")]
