@@ -8,7 +8,8 @@
 //!
 //! Modules: `path` and `permissions` (the rules), `store` (everyone's tree), `transaction` (a log over it), `view` (the
 //! tree's operations for one caller), `client` (a connection's bytes and events), `server` (the whole), `domains`
-//! (who is there), `request` (the wire's requests), `owner` (the holder's own calls).
+//! (who is there), `request` (the wire's requests), `owner` (the holder's own calls); [`ring`] is the transport over a
+//! shared page, for holders that have one.
 //!
 //! Locking: none; one `&mut Server` at a time. Specification: Xen's `docs/misc/xenstore.txt` and `io/xs_wire.h`; where
 //! they are silent, what xenstored does. Differences are listed in `docs/xenstore.md`.
@@ -24,6 +25,7 @@ mod path;
 mod permissions;
 mod quotas;
 mod request;
+pub mod ring;
 mod server;
 mod store;
 mod transaction;
