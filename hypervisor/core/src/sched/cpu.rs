@@ -543,6 +543,10 @@ impl<M: Machine> Hypervisor<M> {
         if cpu.sched.load() > 1 {
             vcpu.sched.word.update(Word::yielded);
             cpu.raise(CpuAttention::RESCHEDULE);
+        } else {
+            // Who yields usually waits for another vCPU, on another CPU: a sibling thread of this core, or, where an
+            // emulator runs all CPUs in turns, the next one.
+            self.machine.relax();
         }
     }
 
