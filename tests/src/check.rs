@@ -5,7 +5,7 @@ use ebb_tools::session::{Session, SessionEnd};
 use ebb_tools::trace::model::{Domain, Spell, end_reason};
 use shared_abi::guest_event;
 
-use crate::suite::Test;
+use crate::suite::{Test, Typist};
 
 /// What came of a case.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -105,6 +105,13 @@ fn check_status(expected: Status, session: &Session, problems: &mut Vec<String>)
 }
 
 fn check_console(test: &Test, session: &Session, problems: &mut Vec<String>) {
+    let mut typist = Typist::new(&test.input);
+    for line in &session.console {
+        typist.after(line);
+    }
+    if let Some(pattern) = typist.waits_for() {
+        problems.push(format!("not everything was typed: no line matched /{pattern}/ in its turn"));
+    }
     let domains = ids_by_name(test, session);
     for (patterns, wanted) in [(&test.lines, true), (&test.never, false)] {
         for pattern in patterns {
@@ -279,6 +286,15 @@ mod tests {
         assert!(failure("", |s| s.model.end = Some(0x11)).contains("the trace ends with status 0x11"));
         let failed = TestResult { id: 4, outcome: guest_event::OUTCOME_FAILURE };
         assert!(failure("", |s| s.model.tests.push((1, failed))).contains("test 4 in d1 failed"));
+    }
+
+    #[test]
+    fn everything_is_typed_in_its_turn() {
+        let text = |input: &str| format!("# page\nsummary='s'\ninput=[{input}]\n[[domain]]\nname='a'\nmemory='8M'\n");
+        let judge = |input: &str| judge(&Test::parse("t", &text(input)).unwrap(), &session(0x10));
+        assert_eq!(judge("{after='CPUs', text='x'}, {after='hello', text='y'}"), Outcome::Pass);
+        let untyped = judge("{after='hello', text='x'}, {after='CPUs', text='y'}");
+        assert!(untyped.reasons().join("").contains("no line matched /CPUs/ in its turn"), "{untyped:?}");
     }
 
     #[test]

@@ -17,7 +17,7 @@ use ebb_tools::view::View;
 
 use crate::check::{Outcome, judge};
 use crate::images;
-use crate::suite::{Boot, Case, Test};
+use crate::suite::{Boot, Case, Test, Typist};
 
 /// What all cases share.
 #[derive(Debug)]
@@ -106,6 +106,7 @@ impl Environment {
             deterministic,
             boot: self.boot(test, case, directory, &watched_options(&[&case.options], deterministic))?,
             console: directory.join(format!("{prefix}console.log")),
+            keyboard: !test.input.is_empty(),
             trace: directory.join(format!("{prefix}trace.bin")),
             messages: directory.join(format!("{prefix}qemu.log")),
             extra: Vec::new(),
@@ -154,22 +155,31 @@ impl Environment {
     }
 }
 
-/// Shows nothing, and stops the machine when the test has seen enough.
+/// Shows nothing, types what the test wants typed, and stops the machine when the test has seen enough.
 struct Observer<'t> {
     stop: Option<&'t (regex::Regex, usize)>,
     seen: usize,
+    typist: Typist<'t>,
+    typed: Vec<u8>,
 }
 
 impl<'t> Observer<'t> {
     fn new(test: &'t Test) -> Self {
-        Self { stop: test.stop.as_ref(), seen: 0 }
+        Self { stop: test.stop.as_ref(), seen: 0, typist: Typist::new(&test.input), typed: Vec::new() }
     }
 }
 
 impl View for Observer<'_> {
     fn console(&mut self, line: &str) -> std::io::Result<()> {
         self.seen += usize::from(self.stop.is_some_and(|(pattern, _)| pattern.is_match(line)));
+        if let Some(text) = self.typist.after(line) {
+            self.typed.extend_from_slice(text.as_bytes());
+        }
         Ok(())
+    }
+
+    fn take_typed(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.typed)
     }
 
     fn tick(&mut self, _model: &Model) -> std::io::Result<bool> {

@@ -23,6 +23,35 @@ pub struct Test {
     pub never: Vec<Pattern>,
     /// The line that, seen so many times, ends the run.
     pub stop: Option<(Regex, usize)>,
+    /// What is typed on the console, in this order, each after a line that matches.
+    pub input: Vec<(Regex, String)>,
+}
+
+/// Follows the console's lines and says what is to be typed.
+#[derive(Debug)]
+pub struct Typist<'t> {
+    left: &'t [(Regex, String)],
+}
+
+impl<'t> Typist<'t> {
+    /// One who has typed nothing of `input` yet.
+    pub fn new(input: &'t [(Regex, String)]) -> Self {
+        Self { left: input }
+    }
+
+    /// What is typed after `line`. A line lets one text through at most, so that the next waits for its own line.
+    pub fn after(&mut self, line: &str) -> Option<&'t str> {
+        let ((pattern, text), rest) = self.left.split_first()?;
+        pattern.is_match(line).then(|| {
+            self.left = rest;
+            text.as_str()
+        })
+    }
+
+    /// The line that is waited for, if there is something left to type.
+    pub fn waits_for(&self) -> Option<&'t str> {
+        self.left.first().map(|(pattern, _)| pattern.as_str())
+    }
 }
 
 /// A regular expression in which `{name}` stands for the ids that the domain of that name had.
@@ -96,6 +125,9 @@ pub struct Spec {
     pub config: Option<String>,
     /// Keep so many bytes of the boot archive.
     pub truncate_archive: Option<usize>,
+    /// What is typed on the console.
+    #[serde(default)]
+    pub input: Vec<Input>,
     /// What must come of it.
     #[serde(default)]
     pub expect: Expect,
@@ -128,6 +160,16 @@ pub struct Expect {
     /// Stop the machine when enough was seen; for what would go on for ever. Then neither its status
     /// nor its last ledger is looked at.
     pub stop: Option<Stop>,
+}
+
+/// Something typed on the console.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Input {
+    /// A regular expression that a line matches which comes after the one before this was typed.
+    pub after: String,
+    /// What is typed then; a line's end is `\r`, as from a terminal.
+    pub text: String,
 }
 
 /// What ends a run from outside.
@@ -259,7 +301,9 @@ impl Test {
                 bail!("expects something of `{domain}`, which is no domain of it");
             }
         }
-        Ok(Self { name: name.to_owned(), spec, lines, never, stop })
+        let input = spec.input.iter().map(|input| Ok((Regex::new(&input.after)?, input.text.clone())));
+        let input = input.collect::<Result<Vec<_>>>()?;
+        Ok(Self { name: name.to_owned(), spec, lines, never, stop, input })
     }
 
     /// The runs it asks for.
@@ -337,6 +381,7 @@ mod tests {
             "# page\nsummary='s'\ncolour='red'",
             "# page\nsummary='s'\ncpus=[]",
             "# page\nsummary='s'\n[expect]\nlines=['(']",
+            "# page\nsummary='s'\ninput=[{after='(', text='x'}]",
             "# page\nsummary='s'\n[expect]\nends={a='crashed'}",
         ] {
             assert!(Test::parse("t", text).is_err(), "{text}");

@@ -1,14 +1,19 @@
 //! Starts QEMU as Ebb's machine and tells what its end means.
 //!
 //! COM1 (console) and COM2 (trace) are written to files: a file always takes what it is given, so
-//! the machine never waits for its observer and a counted run repeats.
+//! the machine never waits for its observer and a counted run repeats. What is typed goes into COM1
+//! through a FIFO beside the console's file, if the machine was started with one.
 
-use std::fs::File;
+use std::ffi::OsString;
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::os::unix::fs::{OpenOptionsExt, symlink};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 
 use crate::accel::Accel;
 use crate::size::Size;
@@ -68,6 +73,8 @@ pub struct Machine {
     pub boot: Boot,
     /// File for COM1.
     pub console: PathBuf,
+    /// Whether something will be typed on COM1.
+    pub keyboard: bool,
     /// File for COM2.
     pub trace: PathBuf,
     /// File for QEMU's own messages and its machine protocol's answers.
@@ -93,10 +100,12 @@ impl Machine {
             push(&["-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01,clock=vm"]);
         }
         push(&["-device", &format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT:#x},iosize=0x4")]);
-        for (id, path) in [("console", &self.console), ("trace", &self.trace)] {
+        // A pipe reads from the file of its name with `.in` added and writes to the one with `.out`.
+        let console = if self.keyboard { "pipe" } else { "file" };
+        for (kind, id, path) in [(console, "console", &self.console), ("file", "trace", &self.trace)] {
             // A comma in a path is written twice in QEMU's option syntax.
             let path = path.to_string_lossy().replace(',', ",,");
-            push(&["-chardev", &format!("file,id={id},path={path}"), "-serial", &format!("chardev:{id}")]);
+            push(&["-chardev", &format!("{kind},id={id},path={path}"), "-serial", &format!("chardev:{id}")]);
         }
         match &self.boot {
             Boot::Pvh { hypervisor, archive, options } => {
@@ -128,6 +137,7 @@ impl Machine {
         for path in [&self.console, &self.trace] {
             File::create(path)?;
         }
+        let keyboard = if self.keyboard { Some(Keyboard::create(&self.console)?) } else { None };
         let messages = File::create(&self.messages)?;
         let mut child = Command::new(QEMU)
             .args(self.arguments())
@@ -136,7 +146,51 @@ impl Machine {
             .stderr(messages)
             .spawn()?;
         let control = child.stdin.take();
-        Ok(Running { child, control })
+        Ok(Running { child, control, keyboard })
+    }
+}
+
+/// What is typed on COM1, through a FIFO. It never waits: what the machine does not take yet is kept.
+#[derive(Debug)]
+struct Keyboard {
+    fifo: File,
+    untaken: Vec<u8>,
+}
+
+impl Keyboard {
+    /// Makes the two files that QEMU's pipe opens for `console`: the FIFO, and another name for the console's file.
+    fn create(console: &Path) -> io::Result<Self> {
+        let beside = |suffix: &str| {
+            let mut name = OsString::from(console);
+            name.push(suffix);
+            PathBuf::from(name)
+        };
+        let (input, output) = (beside(".in"), beside(".out"));
+        for path in [&input, &output] {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        mknodat(CWD, &input, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0)?;
+        symlink(std::path::absolute(console)?, &output)?;
+        // Open for both directions, a FIFO opens before the other side is there and never ends.
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let fifo = OpenOptions::new().read(true).write(true).custom_flags(flags).open(&input)?;
+        Ok(Self { fifo, untaken: Vec::new() })
+    }
+
+    /// Hands on `bytes` after what is kept, as far as the FIFO takes it now.
+    fn type_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.untaken.extend_from_slice(bytes);
+        while !self.untaken.is_empty() {
+            match self.fifo.write(&self.untaken) {
+                Ok(count) => drop(self.untaken.drain(..count)),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 }
 
@@ -149,9 +203,19 @@ pub struct Running {
     child: Child,
     /// QEMU's machine protocol, to ask it to quit.
     control: Option<ChildStdin>,
+    keyboard: Option<Keyboard>,
 }
 
 impl Running {
+    /// Types `bytes` on COM1 of a machine with a keyboard; without one nothing happens. To be called again now and
+    /// then, with nothing, for what the machine did not take at once.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn type_bytes(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.keyboard.as_mut().map_or(Ok(()), |keyboard| keyboard.type_bytes(bytes))
+    }
+
     /// The machine's end, if it has come.
     ///
     /// # Errors
@@ -269,6 +333,7 @@ mod tests {
             deterministic: true,
             boot: Boot::Pvh { hypervisor: "h".into(), archive: Some("a,b".into()), options: "console=com1".into() },
             console: "c,d".into(),
+            keyboard: false,
             trace: "t".into(),
             messages: "m".into(),
             extra: vec!["-S".into()],
@@ -280,5 +345,30 @@ mod tests {
         assert_eq!(after("-initrd"), Some("a,b"));
         assert_eq!(after("-chardev"), Some("file,id=console,path=c,,d"));
         assert_eq!(args.last().map(String::as_str), Some("-S"));
+    }
+
+    #[test]
+    fn what_is_typed_waits_in_the_fifo() {
+        use std::io::Read;
+        let directory = tempfile::tempdir().unwrap();
+        let console = directory.path().join("console.log");
+        File::create(&console).unwrap();
+        // Twice: what an earlier run has left is replaced.
+        drop(Keyboard::create(&console).unwrap());
+        let mut keyboard = Keyboard::create(&console).unwrap();
+        fs::write(directory.path().join("console.log.out"), "(ebb) hello").unwrap();
+        assert_eq!(fs::read(&console).unwrap(), b"(ebb) hello");
+
+        // More than any FIFO holds.
+        let text = vec![b'x'; 3 << 20];
+        keyboard.type_bytes(&text).unwrap();
+        assert!(!keyboard.untaken.is_empty());
+        let mut machine = File::open(directory.path().join("console.log.in")).unwrap();
+        let (mut taken, mut buffer) = (0, vec![0; 1 << 16]);
+        while taken < text.len() {
+            keyboard.type_bytes(b"").unwrap();
+            taken += machine.read(&mut buffer).unwrap();
+        }
+        assert!(keyboard.untaken.is_empty());
     }
 }

@@ -63,6 +63,7 @@ pub fn run(
         // What was written before the end is there now, so read once more after it.
         while watch.take(view)? && ended.is_some() {}
         let stop = view.tick(&watch.model)? || interrupted();
+        running.type_bytes(&view.take_typed()).context("cannot type on the console")?;
         match ended {
             _ if stop => break SessionEnd::Interrupted,
             Some(end) => break SessionEnd::Machine(end),

@@ -90,6 +90,7 @@ impl Bench {
                 options: watched_options(&[&scenario.host.options], true),
             },
             console: files.path("bench-console.log"),
+            keyboard: false,
             trace: files.path("bench-trace.bin"),
             messages: files.path("bench-qemu.log"),
             extra: Vec::new(),

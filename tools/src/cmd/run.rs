@@ -138,6 +138,7 @@ impl MachineArgs {
             deterministic: self.deterministic,
             boot,
             console: files.path("console.log"),
+            keyboard: false,
             trace: files.path("trace.bin"),
             messages: files.path("qemu.log"),
             extra,

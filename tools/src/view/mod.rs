@@ -22,6 +22,11 @@ pub trait View {
     /// The output's.
     fn tick(&mut self, model: &Model) -> io::Result<bool>;
 
+    /// What is to be typed on the machine's console now; asked for after each [`View::tick`].
+    fn take_typed(&mut self) -> Vec<u8> {
+        Vec::new()
+    }
+
     /// The run is over; the terminal must be as it was.
     ///
     /// # Errors
