@@ -7,7 +7,6 @@ use core::mem::offset_of;
 use core::sync::atomic::{AtomicI8, AtomicPtr, AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 use shared_abi::event_channel as evtchn_abi;
 use shared_abi::grant_table as grant_abi;
-use shared_abi::io::{console as console_abi, xs_wire as store_abi};
 use shared_abi::xen as abi;
 
 /// `struct vcpu_time_info`.
@@ -80,91 +79,6 @@ pub struct ControlBlock {
 /// A page of event words.
 pub type EventPage = [AtomicU32; evtchn_abi::FIFO_EVENT_WORDS_PER_PAGE as usize];
 
-/// `struct xencons_interface`: the console's ring.
-#[derive(Debug)]
-#[repr(C)]
-pub struct ConsoleRing {
-    /// `in`: to the guest.
-    pub in_: [AtomicU8; console_abi::IN_SIZE as usize],
-    /// From the guest.
-    pub out: [AtomicU8; console_abi::OUT_SIZE as usize],
-    /// Consumed by the guest.
-    pub in_cons: AtomicU32,
-    /// Produced for it.
-    pub in_prod: AtomicU32,
-    /// Consumed by the back end.
-    pub out_cons: AtomicU32,
-    /// Produced by the guest.
-    pub out_prod: AtomicU32,
-}
-
-impl ConsoleRing {
-    /// An empty ring.
-    pub const fn new() -> Self {
-        Self {
-            in_: [const { AtomicU8::new(0) }; console_abi::IN_SIZE as usize],
-            out: [const { AtomicU8::new(0) }; console_abi::OUT_SIZE as usize],
-            in_cons: AtomicU32::new(0),
-            in_prod: AtomicU32::new(0),
-            out_cons: AtomicU32::new(0),
-            out_prod: AtomicU32::new(0),
-        }
-    }
-}
-
-impl Default for ConsoleRing {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-/// `struct xenstore_domain_interface`: XenStore's ring.
-#[derive(Debug)]
-#[repr(C)]
-pub struct StoreRing {
-    /// Requests.
-    pub req: [AtomicU8; store_abi::RING_SIZE as usize],
-    /// Answers and watch events.
-    pub rsp: [AtomicU8; store_abi::RING_SIZE as usize],
-    /// Requests consumed by the server.
-    pub req_cons: AtomicU32,
-    /// Requests produced by the guest.
-    pub req_prod: AtomicU32,
-    /// Answers consumed by the guest.
-    pub rsp_cons: AtomicU32,
-    /// Answers produced by the server.
-    pub rsp_prod: AtomicU32,
-    /// `XENSTORE_SERVER_FEATURE_*`.
-    pub server_features: AtomicU32,
-    /// `XENSTORE_CONNECTED` or `..._RECONNECT`.
-    pub connection: AtomicU32,
-    /// `XENSTORE_ERROR_*`.
-    pub error: AtomicU32,
-}
-
-impl StoreRing {
-    /// An empty ring.
-    pub const fn new() -> Self {
-        Self {
-            req: [const { AtomicU8::new(0) }; store_abi::RING_SIZE as usize],
-            rsp: [const { AtomicU8::new(0) }; store_abi::RING_SIZE as usize],
-            req_cons: AtomicU32::new(0),
-            req_prod: AtomicU32::new(0),
-            rsp_cons: AtomicU32::new(0),
-            rsp_prod: AtomicU32::new(0),
-            server_features: AtomicU32::new(0),
-            connection: AtomicU32::new(0),
-            error: AtomicU32::new(0),
-        }
-    }
-}
-
-impl Default for StoreRing {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
 /// `struct grant_entry_v1`.
 #[derive(Debug, Default)]
 #[repr(C)]
@@ -194,10 +108,6 @@ unsafe impl Shared for SharedInfo {}
 unsafe impl Shared for ControlBlock {}
 // SAFETY: as above.
 unsafe impl Shared for EventPage {}
-// SAFETY: as above.
-unsafe impl Shared for ConsoleRing {}
-// SAFETY: as above.
-unsafe impl Shared for StoreRing {}
 // SAFETY: as above.
 unsafe impl Shared for GrantFrame {}
 
@@ -255,21 +165,6 @@ const _: () = {
     assert!(offset_of!(SharedInfo, wc_sec_hi) == abi::shared_info_offset::WC_SEC_HI);
     assert!(offset_of!(ControlBlock, head) == offset_of!(evtchn_abi::FifoControlBlock, head));
     assert!(size_of::<ControlBlock>() >= size_of::<evtchn_abi::FifoControlBlock>());
-    assert!(size_of::<ConsoleRing>() == size_of::<console_abi::ConsoleInterface>());
-    assert!(offset_of!(ConsoleRing, out) == console_abi::OUT);
-    assert!(offset_of!(ConsoleRing, in_cons) == console_abi::IN_CONS);
-    assert!(offset_of!(ConsoleRing, in_prod) == console_abi::IN_PROD);
-    assert!(offset_of!(ConsoleRing, out_cons) == console_abi::OUT_CONS);
-    assert!(offset_of!(ConsoleRing, out_prod) == console_abi::OUT_PROD);
-    assert!(size_of::<StoreRing>() == size_of::<store_abi::DomainInterface>());
-    assert!(offset_of!(StoreRing, rsp) == store_abi::RSP);
-    assert!(offset_of!(StoreRing, req_cons) == store_abi::REQ_CONS);
-    assert!(offset_of!(StoreRing, req_prod) == store_abi::REQ_PROD);
-    assert!(offset_of!(StoreRing, rsp_cons) == store_abi::RSP_CONS);
-    assert!(offset_of!(StoreRing, rsp_prod) == store_abi::RSP_PROD);
-    assert!(offset_of!(StoreRing, server_features) == offset_of!(store_abi::DomainInterface, server_features));
-    assert!(offset_of!(StoreRing, connection) == offset_of!(store_abi::DomainInterface, connection));
-    assert!(offset_of!(StoreRing, error) == offset_of!(store_abi::DomainInterface, error));
     assert!(size_of::<GrantFrame>() == abi::PAGE_SIZE as usize);
     assert!(offset_of!(GrantEntry, domid) == offset_of!(grant_abi::GrantEntryV1, domid));
     assert!(offset_of!(GrantEntry, frame) == offset_of!(grant_abi::GrantEntryV1, frame));
