@@ -24,7 +24,7 @@ use spin::{Mutex, Once};
 /// Ports the kernel has bindings for.
 const MAX_PORTS: usize = 8192;
 /// Ports that threads wait on at one time.
-const MAX_SIGNALS: usize = 256;
+const MAX_SIGNALS: usize = 512;
 
 static INFO: [VcpuInfo; MAX_CPUS] = [const {
     // SAFETY: all bits zero is a value of a structure of atomic integers.
@@ -264,6 +264,11 @@ impl EventPort {
     /// The port.
     pub fn port(&self) -> Port {
         self.port
+    }
+
+    /// From now on, each event wakes `thread` (until somebody waits by [`wait`](Self::wait)).
+    pub fn wake(&self, thread: ThreadId) {
+        SIGNALS[self.signal].waiter.store(thread.to_bits(), Ordering::SeqCst);
     }
 
     /// Events that were delivered so far.

@@ -14,6 +14,7 @@ mod balloon;
 mod bench;
 mod clock;
 mod console;
+mod control;
 mod cpu;
 mod event_loop;
 mod events;

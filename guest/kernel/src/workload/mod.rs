@@ -13,6 +13,7 @@ type Run = fn(Args<'static>) -> Result<(), String>;
 /// Every workload and its name.
 const WORKLOADS: &[(&str, Run)] = &[
     ("hello", hello::run),
+    ("control", crate::control::run),
     ("tide", tide::run),
     ("spin", ending::spin),
     ("tripleflt", ending::triple_fault),
