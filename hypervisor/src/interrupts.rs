@@ -1,7 +1,8 @@
 //! Exceptions and interrupts of the hypervisor itself.
 //!
 //! Interrupts are off while the hypervisor runs, so handlers run only at [`crate::cpu::idle`], in an interrupt window,
-//! or from an NMI or exception. The kick and the timer are only noted (`PerCpu::take_kick`, `PerCpu::take_timer`). An
+//! or from an NMI or exception. The kick and the timer are only noted (`PerCpu::take_kick`, `PerCpu::take_timer`), and
+//! what is typed is put into a queue. An
 //! exception is either expected, with an entry in the fixup table (`instr::rdmsr_safe` and the like), or a bug of ours
 //! and the end of the machine with a report.
 //!
@@ -9,13 +10,15 @@
 //! stack is the problem.
 #![allow(unsafe_code, reason = "interrupt descriptor table and assembly entries")]
 
-use crate::{apic, cpu, instr, panic, warn};
+use crate::{apic, console, cpu, instr, panic, warn};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, Ordering};
 use x86::dtables::{DescriptorTablePointer, lidt};
 
 core::arch::global_asm!(include_str!("interrupts.S"));
 
+/// Something was typed on the console.
+pub const CONSOLE_VECTOR: u8 = 0xe0;
 /// The local APIC timer.
 pub const TIMER_VECTOR: u8 = 0xf0;
 /// Another processor wants this one's attention.
@@ -152,6 +155,10 @@ extern "C" fn ebb_interrupt(frame: &mut Frame) {
         }
         vector if vector == u64::from(KICK_VECTOR) => {
             cpu::this_cpu().note_kick();
+            apic::eoi();
+        }
+        vector if vector == u64::from(CONSOLE_VECTOR) => {
+            console::input::receive();
             apic::eoi();
         }
         vector if vector == u64::from(SPURIOUS_VECTOR) => {}

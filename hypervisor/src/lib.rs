@@ -35,6 +35,8 @@ pub mod instr;
 #[cfg(target_os = "none")]
 pub mod interrupts;
 #[cfg(target_os = "none")]
+pub mod io_apic;
+#[cfg(target_os = "none")]
 pub mod machine;
 #[cfg(target_os = "none")]
 pub mod panic;

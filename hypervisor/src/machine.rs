@@ -110,6 +110,7 @@ extern "C" fn bring_up_rest() -> ! {
     let ap_run: fn(CpuId) -> ! = unsafe { core::mem::transmute(ap_run) };
     start::start_all(&plan, ap_run);
     banner(info, mode, reference);
+    console::input::init();
     let present = acpi.cpus.len() + acpi.more_cpus;
     if present > MAX_CPUS {
         warn!("{present} CPUs are present; this build uses at most {MAX_CPUS}");

@@ -1,12 +1,15 @@
 //! The console: `println!` to the hypervisor's `console_io`, or to port 0xe9 and COM1 where there is no hypervisor.
 //!
-//! A line is put together in a buffer and leaves in one hypercall, so lines of different vCPUs do not mix.
+//! A line is put together in a buffer and leaves in one hypercall, so lines of different vCPUs do not mix. The
+//! hypervisor marks lines with the domain whose they are, except those of a privileged domain, which come out as they
+//! are; such a domain marks its own.
 #![allow(unsafe_code)] // Port writes.
 
 use crate::cpu;
 use crate::lock::IrqLock;
 use core::fmt::{self, Write};
 use ebb_guest_hypercall as hypercall;
+use ebb_guest_hypercall::DomId;
 
 /// Bytes in one write.
 const CHUNK: usize = 256;
@@ -14,11 +17,36 @@ const CHUNK: usize = 256;
 struct Line {
     bytes: [u8; CHUNK],
     length: usize,
+    /// The domain to mark lines with.
+    mark: Option<DomId>,
+    begun: bool,
 }
 
-static LINE: IrqLock<Line> = IrqLock::new(Line { bytes: [0; CHUNK], length: 0 });
+static LINE: IrqLock<Line> = IrqLock::new(Line { bytes: [0; CHUNK], length: 0, mark: None, begun: false });
+
+/// Marks lines from now on as those of `domain`.
+pub fn mark_lines(domain: DomId) {
+    LINE.lock().mark = Some(domain);
+}
 
 impl Line {
+    fn put(&mut self, byte: u8) {
+        self.bytes[self.length] = byte;
+        self.length += 1;
+        if byte == b'\n' || self.length == CHUNK {
+            self.flush();
+        }
+    }
+
+    /// What stands at a line's beginning.
+    fn begin(&mut self) {
+        if let Some(domain) = self.mark {
+            self.begun = true;
+            // Writing to the buffer does not fail.
+            let _ = write!(self, "(d{}) ", domain.0);
+        }
+    }
+
     fn flush(&mut self) {
         emit(&self.bytes[..self.length]);
         self.length = 0;
@@ -28,11 +56,11 @@ impl Line {
 impl Write for Line {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         for byte in text.bytes() {
-            self.bytes[self.length] = byte;
-            self.length += 1;
-            if byte == b'\n' || self.length == CHUNK {
-                self.flush();
+            if !self.begun {
+                self.begin();
             }
+            self.begun = byte != b'\n';
+            self.put(byte);
         }
         Ok(())
     }

@@ -37,6 +37,8 @@ mod trace;
 mod workload;
 mod xen;
 
+use ebb_guest_hypercall::DomId;
+
 /// The boot processor's first Rust function: `asm/boot.s` calls it with the start info's physical address.
 extern "C" fn kernel_main(start_info_address: u32) -> ! {
     percpu::init(0);
@@ -58,6 +60,9 @@ fn start(start_info_address: u64) -> Result<(), &'static str> {
     xen::find()?;
     let info = start_info::parse(start_info_address)?;
     xen::choose_gate();
+    if let (true, Some(domain)) = (test::is_privileged(), xen::hypervisor().domid) {
+        console::mark_lines(DomId(domain as u16));
+    }
     page::init(info, room_to_grow())?;
     paging::init(info, page::layout())?;
     page::open_high();

@@ -3,20 +3,24 @@
 //! A guest writes any number of bytes; they are taken in bounded pieces, and between two of them the call gives way to
 //! whatever waits (a continuation with what is left). Control characters other than newline and tab are dropped, as are
 //! bytes beyond ASCII: what a guest prints cannot drive the reader's terminal. The machine puts pieces together to lines
-//! and marks whose they are.
+//! and marks whose they are. A privileged domain's bytes go out as they are: it has the console, and speaks for others.
+//!
+//! What is typed waits in the machine. [`typed`] tells the privileged domain that has bound `VIRQ_CONSOLE`, which then
+//! reads until nothing is left. It is not told again of what came before it bound the line: it reads once after that.
 //!
 //! Specification: Xen 4.17's `console_io`. Unlike a Xen built for production, any domain may write.
 
 use arrayvec::ArrayVec;
-use shared_abi::xen::{Errno, console_io as abi};
+use shared_abi::xen::{Errno, Virq, console_io as abi};
 
 use crate::domain::Domain;
+use crate::evtchn;
 use crate::hypercall::{Call, CallResult, Next};
 use crate::hypervisor::Hypervisor;
-use crate::machine::Machine;
+use crate::machine::{Machine, Speaker};
 
 /// Bytes taken between two looks at whether to give way.
-pub const PIECE: usize = 128;
+pub const PIECE: usize = 256;
 
 /// The hypercall: arg 0 is the operation, arg 1 the number of bytes, arg 2 the buffer's address.
 ///
@@ -42,9 +46,15 @@ fn write<M: Machine>(call: &mut Call<'_, M>) -> CallResult {
             return Ok(Next::Again(args));
         }
         first = false;
-        let count = (left as usize).min(PIECE);
+        let mut count = (left as usize).min(PIECE);
         let mut bytes = [0; PIECE];
         call.read_guest_bytes(address, &mut bytes[..count])?;
+        // A line that can be whole is, so that nobody's text comes into it.
+        if left as usize > count
+            && let Some(end) = bytes.iter().rposition(|byte| *byte == b'\n')
+        {
+            count = end + 1;
+        }
         print(call.hv, call.current.domain(), &bytes[..count]);
         left -= count as u32;
         address = address.wrapping_add(count as u64);
@@ -54,12 +64,21 @@ fn write<M: Machine>(call: &mut Call<'_, M>) -> CallResult {
 
 /// Prints what a domain wrote, by this call or to its debug port: at most [`PIECE`] bytes.
 pub fn print<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, bytes: &[u8]) {
+    if domain.is_privileged() {
+        hv.machine.console_write(Speaker::Privileged(domain.id), bytes);
+        return;
+    }
     let printable = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n' | b'\t');
     let text: ArrayVec<u8, PIECE> = bytes.iter().copied().filter(printable).take(PIECE).collect();
     if text.is_empty() {
         return;
     }
-    hv.machine.console_write(Some(domain.id), &text);
+    hv.machine.console_write(Speaker::Domain(domain.id), &text);
+}
+
+/// Something was typed: tells who wants to know.
+pub fn typed<M: Machine>(hv: &Hypervisor<M>) {
+    evtchn::raise_global_virq(hv, Virq::CONSOLE);
 }
 
 /// What has been typed, to a privileged domain: as much as there is, at once.
@@ -105,12 +124,50 @@ mod tests {
         let mut args = [abi::WRITE.into(), 1000, 0x1000, 0, 0];
         let mut pieces = 0;
         while let Next::Again(next) = console_io(&mut testing::call(&hv, &vcpu, args)).unwrap() {
-            assert_eq!((next[1] + 128, next[2]), (args[1], args[2] + 128));
+            assert_eq!((next[1] + 256, next[2]), (args[1], args[2] + 256));
             args = next;
             pieces += 1;
         }
-        assert_eq!(pieces, 7);
-        assert_eq!(hv.machine.console_of(Some(guest.id())), text);
+        assert_eq!(pieces, 3);
+        assert_eq!(hv.machine.console_of(Speaker::Domain(guest.id())), text);
+    }
+
+    #[test]
+    fn lines_are_not_cut_where_they_fit() {
+        let hv = testing::hypervisor(1, 512);
+        let guest = Guest::new(&hv, 7, 1);
+        let text = [[b'a'; 99].as_slice(), b"\n", &[b'b'; 99], b"\n", &[b'c'; 99], b"\n"].concat();
+        testing::poke(&hv, &guest.domain, 0x1000, &text);
+        let vcpu = testing::vcpu(&guest.domain, 0);
+        let args = [abi::WRITE.into(), text.len() as u64, 0x1000, 0, 0];
+        assert_eq!(testing::hypercall(&hv, &vcpu, number::CONSOLE_IO, args), 0);
+        let pieces: Vec<usize> = hv.machine.console.lock().unwrap().iter().map(|(_, bytes)| bytes.len()).collect();
+        assert_eq!(pieces, [200, 100]);
+    }
+
+    #[test]
+    fn the_privileged_say_and_hear_everything() {
+        let hv = testing::hypervisor(1, 512);
+        let (governor, other) = (Guest::privileged(&hv, 1), Guest::privileged(&hv, 2));
+        let vcpu = testing::vcpu(&other.domain, 0);
+        testing::poke(&hv, &other.domain, 0, b"\x1b[2J\xff");
+        let ask = |args| testing::hypercall(&hv, &vcpu, number::CONSOLE_IO, args);
+        assert_eq!(ask([abi::WRITE.into(), 5, 0, 0, 0]), 0);
+        assert_eq!(hv.machine.console_of(Speaker::Privileged(other.id())), b"\x1b[2J\xff");
+
+        // Who has bound the line is told, whoever else could have.
+        let port = other.bind_virq(Virq::CONSOLE, 0).unwrap();
+        hv.machine.typed.lock().unwrap().extend((0..600).map(|index| index as u8));
+        typed(&hv);
+        assert!(!governor.upcall(0));
+        let mut told = Vec::new();
+        other.drain(0, |port| told.push(port));
+        assert_eq!(told, [port]);
+        assert_eq!(ask([abi::READ.into(), 300, 0x2000, 0, 0]), 300);
+        assert_eq!(ask([abi::READ.into(), 400, 0x2000 + 300, 0, 0]), 300, "what is left");
+        assert_eq!(ask([abi::READ.into(), 400, 0x2000, 0, 0]), 0);
+        let read: [u8; 600] = testing::peek(&hv, &other.domain, 0x2000);
+        assert!(read.iter().enumerate().all(|(index, byte)| *byte == index as u8));
     }
 
     #[test]
@@ -122,7 +179,7 @@ mod tests {
         let vcpu = testing::vcpu(&guest.domain, 0);
         let args = [abi::WRITE.into(), dirty.len() as u64, 0, 0, 0];
         assert_eq!(testing::hypercall(&hv, &vcpu, number::CONSOLE_IO, args), 0);
-        assert_eq!(hv.machine.console_of(Some(guest.id())), b"[2J\tab\n~");
+        assert_eq!(hv.machine.console_of(Speaker::Domain(guest.id())), b"[2J\tab\n~");
     }
 
     #[test]

@@ -27,6 +27,8 @@ bitflags! {
         const TIMER = 1 << 1;
         /// Another CPU kicked this one; the reason is in shared state.
         const KICK = 1 << 2;
+        /// Something was typed on the console.
+        const TYPED = 1 << 3;
     }
 }
 

@@ -60,6 +60,15 @@ pub enum Level {
     Debug,
 }
 
+/// Whose console output it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Speaker {
+    /// A domain's: printable text, which the machine marks with whose it is.
+    Domain(DomId),
+    /// A privileged domain's: any bytes, to be shown as they are.
+    Privileged(DomId),
+}
+
 /// How the TSC turns into nanoseconds, in the form of Xen's `vcpu_time_info`:
 /// `ns = ((tsc - tsc_base) << shift) * mul >> 32` (negative `shift` shifts right), plus `ns_base`.
 #[derive(Clone, Copy, Debug)]
@@ -132,8 +141,8 @@ pub trait Machine: Sized + Send + Sync + 'static {
         false
     }
 
-    /// Console output of a domain (`None`: of the hypervisor). Bounded by the caller.
-    fn console_write(&self, domain: Option<DomId>, bytes: &[u8]);
+    /// Console output. Bounded by the caller.
+    fn console_write(&self, speaker: Speaker, bytes: &[u8]);
     /// Takes what has been typed on the hypervisor's console, as much as there is and fits; how many bytes. A machine
     /// without an input has none.
     fn console_read(&self, bytes: &mut [u8]) -> usize {

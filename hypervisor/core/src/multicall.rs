@@ -157,7 +157,7 @@ mod tests {
         hv.machine.interrupt.store(true, Ordering::SeqCst);
         let (value, results) = run(&guest, &[write, entry(number::XEN_VERSION, [7, 0])]);
         assert_eq!((value, results), (0, std::vec![0, 4096]));
-        assert_eq!(hv.machine.console_of(Some(guest.id())), text);
+        assert_eq!(hv.machine.console_of(crate::machine::Speaker::Domain(guest.id())), text);
     }
 
     #[test]

@@ -21,7 +21,7 @@ use ebb_core::domain::{Domain, DomainConfig, OnReboot};
 use ebb_core::heap::{FrameInfo, HeapConfig};
 use ebb_core::hypercall::{Call, GuestPaging, Next, Width};
 use ebb_core::hypervisor::{Config, Hypervisor};
-use ebb_core::machine::{CpuId, Level, Machine, MachineAddress, PAGE_SIZE, TscScale};
+use ebb_core::machine::{CpuId, Level, Machine, MachineAddress, PAGE_SIZE, Speaker, TscScale};
 use ebb_core::memory::DomainMemory;
 use ebb_core::p2m::npt::Npt;
 use ebb_core::vcpu::{Vcpu, VcpuRef};
@@ -63,8 +63,8 @@ impl Drop for Ram {
     }
 }
 
-/// What a machine was asked to put on its console: the domain, and the bytes.
-pub type ConsoleOutput = (Option<DomId>, Vec<u8>);
+/// What a machine was asked to put on its console.
+pub type ConsoleOutput = (Speaker, Vec<u8>);
 /// What a test does at a kick.
 pub type KickHook = Box<dyn FnMut(CpuId) + Send>;
 /// A trace record: CPU, kind, payload.
@@ -91,6 +91,8 @@ pub struct FakeMachine {
     pub timers: Box<[Mutex<Option<u64>>]>,
     /// Console output.
     pub console: Mutex<Vec<ConsoleOutput>>,
+    /// What was typed on the console and not read.
+    pub typed: Mutex<Vec<u8>>,
     /// Trace records.
     pub traced: Mutex<Vec<TraceRecord>>,
     /// The hypervisor's log.
@@ -119,6 +121,7 @@ impl FakeMachine {
             kicks: (0..cpus).map(|_| AtomicU64::new(0)).collect(),
             timers: (0..cpus).map(|_| Mutex::new(None)).collect(),
             console: Mutex::default(),
+            typed: Mutex::default(),
             traced: Mutex::default(),
             logged: Mutex::default(),
             interrupt: AtomicBool::new(false),
@@ -148,10 +151,10 @@ impl FakeMachine {
         self.kicks[cpu.index()].load(Ordering::SeqCst)
     }
 
-    /// What a domain (`None`: the hypervisor) has written to the console.
-    pub fn console_of(&self, domain: Option<DomId>) -> Vec<u8> {
+    /// What somebody has written to the console.
+    pub fn console_of(&self, speaker: Speaker) -> Vec<u8> {
         let console = self.console.lock().unwrap();
-        console.iter().filter(|(who, _)| *who == domain).flat_map(|(_, bytes)| bytes.clone()).collect()
+        console.iter().filter(|(who, _)| *who == speaker).flat_map(|(_, bytes)| bytes.clone()).collect()
     }
 
     /// The payloads of the trace records of one kind.
@@ -264,8 +267,16 @@ impl Machine for FakeMachine {
         self.interrupt.load(Ordering::SeqCst)
     }
 
-    fn console_write(&self, domain: Option<DomId>, bytes: &[u8]) {
-        self.console.lock().unwrap().push((domain, bytes.to_vec()));
+    fn console_write(&self, speaker: Speaker, bytes: &[u8]) {
+        self.console.lock().unwrap().push((speaker, bytes.to_vec()));
+    }
+
+    fn console_read(&self, bytes: &mut [u8]) -> usize {
+        let mut typed = self.typed.lock().unwrap();
+        let count = typed.len().min(bytes.len());
+        bytes[..count].copy_from_slice(&typed[..count]);
+        typed.drain(..count);
+        count
     }
 
     fn log(&self, level: Level, line: fmt::Arguments<'_>) {

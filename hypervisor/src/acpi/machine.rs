@@ -17,6 +17,9 @@ use spin::Once;
 /// A table larger than this is not believed.
 const MAX_TABLE: u64 = 16 << 20;
 
+/// I/O APICs beyond this number are not used.
+const MAX_IO_APICS: usize = 8;
+
 /// A processor in the MADT.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuEntry {
@@ -24,6 +27,26 @@ pub struct CpuEntry {
     pub apic_id: u32,
     /// ACPI's processor id.
     pub acpi_id: u32,
+}
+
+/// An I/O APIC in the MADT.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoApicEntry {
+    /// Its registers' physical address.
+    pub address: u64,
+    /// The number of its first line among all.
+    pub first: u32,
+}
+
+/// How an interrupt of the ISA bus reaches the I/O APICs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct IsaLine {
+    /// The line's number among those of all I/O APICs.
+    pub global: u32,
+    /// Active low instead of high.
+    pub active_low: bool,
+    /// Level instead of edge.
+    pub level: bool,
 }
 
 /// A register of fixed hardware.
@@ -59,6 +82,10 @@ pub struct AcpiInfo {
     pub disabled_cpus: usize,
     /// The local APIC pin, 0 or 1, to which NMIs are wired.
     pub nmi_lint: Option<u8>,
+    /// The I/O APICs.
+    pub io_apics: ArrayVec<IoApicEntry, MAX_IO_APICS>,
+    /// The ISA bus's interrupts.
+    pub isa_lines: [IsaLine; 16],
     /// The PM timer: 3.579545 MHz, at least 24 bits.
     pub pm_timer: Option<Register>,
     /// How to switch off.
@@ -159,12 +186,30 @@ fn read_madt(madt: &PhysicalMapping<DirectMap, Madt>, info: &mut AcpiInfo) {
         warn!("MADT malformed, one CPU");
         return;
     }
+    // Without a word about it, a line has its own number, is active high and edge-triggered.
+    for (number, line) in (0..).zip(&mut info.isa_lines) {
+        line.global = number;
+    }
     for entry in madt.get().entries() {
         let (apic_id, acpi_id, flags) = match entry {
             MadtEntry::LocalApic(entry) => (entry.apic_id.into(), entry.processor_id.into(), entry.flags),
             MadtEntry::LocalX2Apic(entry) => (entry.x2apic_id, entry.processor_uid, entry.flags),
             MadtEntry::LocalApicNmi(entry) => {
                 info.nmi_lint = Some(entry.nmi_line);
+                continue;
+            }
+            MadtEntry::IoApic(entry) => {
+                let (address, first) = (entry.io_apic_address.into(), entry.global_system_interrupt_base);
+                // More than there is room for are left out; their lines then cannot be used.
+                let _ = info.io_apics.try_push(IoApicEntry { address, first });
+                continue;
+            }
+            MadtEntry::InterruptSourceOverride(entry) => {
+                if let Some(line) = info.isa_lines.get_mut(usize::from(entry.irq)) {
+                    // MPS INTI flags (ACPI 6.5, table 5.26): 3 is active low, and level.
+                    let (active_low, level) = (entry.flags & 3 == 3, entry.flags >> 2 & 3 == 3);
+                    *line = IsaLine { global: entry.global_system_interrupt, active_low, level };
+                }
                 continue;
             }
             _ => continue,
@@ -191,6 +236,8 @@ fn entries_are_sound(madt: &PhysicalMapping<DirectMap, Madt>) -> bool {
     while let &[kind, length, ..] = rest {
         let least = match kind {
             0 => 8,
+            1 => 12,
+            2 => 10,
             4 => 6,
             9 => 16,
             _ => 2,

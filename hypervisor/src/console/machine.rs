@@ -123,6 +123,22 @@ pub fn report(text: fmt::Arguments<'_>) {
     let _ = writeln!(console, "(ebb) {text}");
 }
 
+/// True when there is a serial port for text.
+pub(super) fn serial_is_open() -> bool {
+    CONSOLE.lock().serial.is_open()
+}
+
+/// What a privileged domain says, as it is: without a prefix, and any bytes. It may still be cut where somebody else
+/// begins a line.
+pub fn raw_text(domain: u16, bytes: &[u8]) {
+    let mut console = CONSOLE.lock();
+    if console.open_line != Some(domain) {
+        console.end_line();
+    }
+    console.write(bytes);
+    console.open_line = if bytes.last() == Some(&b'\n') { None } else { Some(domain) };
+}
+
 /// Text of a guest, any bytes: each line gets the prefix `(dN) `, and a line may come in pieces.
 ///
 /// Bytes that are not printable ASCII, tab or newline are shown as `?`, so that a guest cannot send control sequences to

@@ -6,8 +6,8 @@ use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 use ebb_core::Machine;
-use ebb_core::machine::{CpuId, Level, MachineAddress, TscScale};
-use shared_abi::xen::{DomId, Mfn};
+use ebb_core::machine::{CpuId, Level, MachineAddress, Speaker, TscScale};
+use shared_abi::xen::Mfn;
 
 use super::{Glue, GuestCpu, VcpuState, trace_ring};
 use crate::exit::msr::StoredMsrs;
@@ -166,11 +166,15 @@ impl<B: Backend> Machine for Glue<B> {
         this.kick_pending() || this.timer_pending()
     }
 
-    fn console_write(&self, domain: Option<DomId>, bytes: &[u8]) {
-        match domain {
-            Some(domain) => console::guest_text(domain.0, bytes),
-            None => crate::info!("{}", core::str::from_utf8(bytes).unwrap_or("?")),
+    fn console_write(&self, speaker: Speaker, bytes: &[u8]) {
+        match speaker {
+            Speaker::Domain(domain) => console::guest_text(domain.0, bytes),
+            Speaker::Privileged(domain) => console::raw_text(domain.0, bytes),
         }
+    }
+
+    fn console_read(&self, bytes: &mut [u8]) -> usize {
+        console::input::read(bytes)
     }
 
     fn log(&self, level: Level, line: fmt::Arguments<'_>) {

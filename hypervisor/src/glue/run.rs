@@ -28,6 +28,7 @@ static HYPERVISOR: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 /// Lets the processors in [`wait_for_start`] go on.
 pub fn release_others<B: Backend>(hv: &'static Hypervisor<Glue<B>>) {
     HYPERVISOR.store(core::ptr::from_ref(hv).cast_mut().cast(), Ordering::Release);
+    crate::console::input::listen(|| hypervisor::<B>().cpu().raise(CpuAttention::TYPED));
     crate::panic::add_to_reports(|line| hypervisor::<B>().describe(line));
     crate::memory::heap::grow_by(|order| {
         let hv = hypervisor::<B>();
@@ -100,6 +101,10 @@ fn serve_attention<B: Backend>(hv: &Hypervisor<Glue<B>>, per_cpu: &PerCpu<Glue<B
     per_cpu.withdraw(CpuAttention::KICK);
     if attention.contains(CpuAttention::TIMER) {
         hv.on_timer();
+    }
+    if attention.contains(CpuAttention::TYPED) {
+        per_cpu.withdraw(CpuAttention::TYPED);
+        ebb_core::console::typed(hv);
     }
 }
 

@@ -101,10 +101,13 @@ pub fn raise_virq<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>, virq: Virq)
     }
 }
 
-/// Raises a virtual interrupt that belongs to the machine, in the first privileged domain.
+/// Raises a virtual interrupt that belongs to the machine, in the first privileged domain that has bound it.
 pub fn raise_global_virq<M: Machine>(hv: &Hypervisor<M>, virq: Virq) {
-    let governor = hv.each_domain().find(|domain| domain.is_privileged());
-    if let Some(vcpu) = governor.and_then(|domain| VcpuRef::new(&domain, VcpuId(0))) {
+    let has_bound =
+        |vcpu: &VcpuRef<M>| vcpu.events.virqs.get(virq.index()).is_some_and(|slot| slot.load(Ordering::SeqCst) != 0);
+    let governors = hv.each_domain().filter(|domain| domain.is_privileged());
+    let vcpu = governors.filter_map(|domain| VcpuRef::new(&domain, VcpuId(0))).find(has_bound);
+    if let Some(vcpu) = vcpu {
         raise_virq(hv, &vcpu, virq);
     }
 }
