@@ -9,8 +9,8 @@ use ebb_tools::accel::Accel;
 use ebb_tools::archive::{self, Archive, Check};
 use ebb_tools::cmd::watched_options;
 use ebb_tools::iso::{self, Modules};
+use ebb_tools::library;
 use ebb_tools::qemu::{self, Firmware, Machine};
-use ebb_tools::scenario::BUILT_IN_GUEST;
 use ebb_tools::session::{self, Session};
 use ebb_tools::trace::model::Model;
 use ebb_tools::view::View;
@@ -145,7 +145,7 @@ impl Environment {
     }
 
     fn image(&self, path: &str) -> std::io::Result<Vec<u8>> {
-        if path == BUILT_IN_GUEST {
+        if path == library::GUEST {
             return fs::read(&self.guest);
         }
         match path.strip_prefix(images::BROKEN) {

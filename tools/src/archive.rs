@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::config::{self, ConfigError, Domain};
-use crate::image;
+use crate::{image, linux};
 
 /// The member that lists the domains.
 pub const CONFIG_MEMBER: &str = "ebb.cfg";
@@ -27,7 +27,7 @@ pub struct Archive {
 /// How strictly images are looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Check {
-    /// Kernels must be PVH kernels and everything must fit its domain.
+    /// Kernels must be PVH kernels or bzImages with one in them, and everything must fit its domain.
     Images,
     /// Images are taken as they are, to give the hypervisor something to refuse.
     Nothing,
@@ -53,7 +53,10 @@ impl Archive {
                 if let Some(member) = packed.get(path) {
                     return Ok(String::clone(member));
                 }
-                let bytes = load(path).map_err(|e| err(format!("cannot read {path}: {e}")))?;
+                let mut bytes = load(path).map_err(|e| err(format!("cannot read {path}: {e}")))?;
+                if field == "kernel" && check == Check::Images {
+                    bytes = linux::image::elf(bytes).map_err(|problem| err(format!("{path} {problem}")))?;
+                }
                 let member = archive.member_name(path).ok_or_else(|| err(format!("{path} has no usable file name")))?;
                 archive.images.insert(member.clone(), bytes);
                 packed.insert(path.to_owned(), member.clone());
@@ -140,6 +143,7 @@ mod tests {
     fn files(path: &str) -> io::Result<Vec<u8>> {
         match path {
             "/a/guest.elf" | "/b/guest.elf" => Ok(elf64(&[(0x10_0000, 0x1000)], Some(0x10_0000))),
+            "/a/bzImage" => Ok(linux::image::tests::good()),
             "/a/bad.elf" => Ok(b"no kernel".to_vec()),
             "/a/initrd" => Ok(vec![7; 3000]),
             "/a/huge" => Ok(vec![7; 8 << 20]),
@@ -181,10 +185,19 @@ mod tests {
     }
 
     #[test]
+    fn a_bzimage_is_unpacked() {
+        let archive = Archive::build(&[domain("a", "/a/bzImage", None)], Check::Images, files).unwrap();
+        assert!(archive.images["bzImage"].starts_with(b"\x7fELF"));
+    }
+
+    #[test]
     fn mistakes_name_domain_and_field() {
         for (d, expected) in [
             (domain("a", "/none", None), "domain `a`: kernel: cannot read /none"),
-            (domain("a", "/a/bad.elf", None), "domain `a`: kernel: /a/bad.elf is not an ELF file"),
+            (
+                domain("a", "/a/bad.elf", None),
+                "domain `a`: kernel: /a/bad.elf is neither an ELF file nor a Linux bzImage",
+            ),
             (domain("a", "/a/guest.elf", Some("/none")), "domain `a`: ramdisk: cannot read /none"),
             (domain("a", "/a/guest.elf", Some("/a/huge")), "domain `a`: ramdisk: huge (8388608 bytes) does not fit"),
         ] {

@@ -11,6 +11,8 @@ pub mod cmd;
 pub mod config;
 pub mod image;
 pub mod iso;
+pub mod library;
+pub mod linux;
 pub mod paths;
 pub mod qemu;
 pub mod report;

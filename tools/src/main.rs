@@ -24,6 +24,8 @@ enum Command {
     Pack(cmd::pack::Pack),
     /// Make a disc image that boots by BIOS and UEFI
     Iso(cmd::iso::Iso),
+    /// Fetch the distribution's Linux kernel through apt and unpack it, or unpack a bzImage
+    Kernel(cmd::kernel::KernelArgs),
     /// Show a recorded trace as text, CSV or for Perfetto
     Trace(cmd::trace::Trace),
 }
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         Command::Bench(bench) => bench.run(),
         Command::Pack(pack) => pack.run(),
         Command::Iso(iso) => iso.run(),
+        Command::Kernel(kernel) => kernel.run(),
         Command::Trace(trace) => trace.run(),
     };
     result.unwrap_or_else(|error| {

@@ -10,10 +10,8 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use crate::config::{self, ConfigError, Domain, OnReboot, WEIGHT_DEFAULT};
+use crate::library;
 use crate::size::Size;
-
-/// The name that stands for Ebb's own guest where a kernel's path is expected.
-pub const BUILT_IN_GUEST: &str = "ebb-guest";
 
 /// The scenario `ebb run` plays when it is given none.
 pub const DEFAULT: &str = include_str!("../scenarios/default.toml");
@@ -93,7 +91,7 @@ impl DomainToml {
     /// The domain, its paths starting at `base`.
     #[must_use]
     pub fn to_domain(&self, base: &Path) -> Domain {
-        let image = |path: &String| base.join(path).to_string_lossy().into_owned();
+        let image = |image: &String| library::resolve(base, image);
         Domain {
             name: self.name.clone(),
             memory: self.memory,
@@ -101,7 +99,7 @@ impl DomainToml {
             vcpus: self.vcpus,
             weight: self.weight,
             privileged: self.privileged,
-            kernel: self.kernel.as_ref().map_or_else(|| BUILT_IN_GUEST.to_owned(), image),
+            kernel: self.kernel.as_ref().map_or_else(|| library::GUEST.to_owned(), image),
             ramdisk: self.ramdisk.as_ref().map(image),
             on_reboot: self.on_reboot,
             args: self.args.trim().to_owned(),
@@ -145,7 +143,7 @@ impl Scenario {
         Ok(scenario)
     }
 
-    /// The domains, their images as paths on this host or [`BUILT_IN_GUEST`].
+    /// The domains, their images as paths on this host or [names](library).
     #[must_use]
     pub fn domains(&self) -> Vec<Domain> {
         self.domains.iter().map(|d| d.to_domain(&self.base)).collect()

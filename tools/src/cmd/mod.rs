@@ -2,11 +2,13 @@
 
 pub mod bench;
 pub mod iso;
+pub mod kernel;
 pub mod pack;
 pub mod run;
 pub mod trace;
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -15,9 +17,9 @@ use shared_abi::trace_stream::Kind;
 
 use crate::archive::{Archive, Check};
 use crate::config::{self, Domain};
-use crate::paths;
+use crate::library::{self, Library};
 use crate::qemu::{DEBUG_EXIT_PORT, MachineEnd, Status};
-use crate::scenario::{BUILT_IN_GUEST, Scenario};
+use crate::scenario::Scenario;
 use crate::session::SessionEnd;
 
 /// Which builds of Ebb's programs to use.
@@ -30,23 +32,26 @@ pub struct Programs {
     /// The guest kernel for domains that name none [default: the one built beside this tool, or $EBB_GUEST]
     #[arg(long, value_name = "FILE")]
     pub guest: Option<PathBuf>,
+
+    /// The init program in the RAM disk `ebb-init` [default: the one built beside this tool, or $EBB_LINUX_INIT]
+    #[arg(long, value_name = "FILE")]
+    pub linux_init: Option<PathBuf>,
 }
 
 impl Programs {
+    /// Where images with a name are.
+    #[must_use]
+    pub fn library(&self) -> Library {
+        Library { guest: self.guest.clone(), linux_init: self.linux_init.clone() }
+    }
+
     /// Packs `domains`, reading their images from this host.
     ///
     /// # Errors
     /// The first domain and field that are wrong.
     pub fn pack(&self, domains: &[Domain], check: Check) -> Result<Archive> {
-        let guest = if domains.iter().any(|d| d.kernel == BUILT_IN_GUEST) {
-            paths::guest(self.guest.as_deref())?
-        } else {
-            PathBuf::new()
-        };
-        let read = |path: &str| {
-            if path == BUILT_IN_GUEST { fs::read(&guest) } else { fs::read(path) }
-        };
-        Ok(Archive::build(domains, check, read)?)
+        let library = self.library();
+        Ok(Archive::build(domains, check, |image| library.read(image).map_err(|e| io::Error::other(format!("{e:#}"))))?)
     }
 }
 
@@ -61,12 +66,9 @@ pub fn read_domains(path: &Path) -> Result<Vec<Domain>> {
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut domains = config::parse(&text).with_context(|| format!("in {}", path.display()))?;
     let base = path.parent().unwrap_or(Path::new(""));
-    let resolve = |image: &str| base.join(image).to_string_lossy().into_owned();
     for domain in &mut domains {
-        if domain.kernel != BUILT_IN_GUEST {
-            domain.kernel = resolve(&domain.kernel);
-        }
-        domain.ramdisk = domain.ramdisk.as_deref().map(resolve);
+        domain.kernel = library::resolve(base, &domain.kernel);
+        domain.ramdisk = domain.ramdisk.as_deref().map(|image| library::resolve(base, image));
     }
     Ok(domains)
 }
@@ -149,7 +151,7 @@ mod tests {
         fs::write(&path, "name=a memory=8M kernel=k\nname=b memory=8M kernel=ebb-guest\n").unwrap();
         let domains = read_domains(&path).unwrap();
         assert_eq!(Path::new(&domains[0].kernel), dir.path().join("k"));
-        assert_eq!(domains[1].kernel, BUILT_IN_GUEST);
+        assert_eq!(domains[1].kernel, library::GUEST);
         fs::write(&path, "name=a memory=8M\n").unwrap();
         let error = format!("{:#}", read_domains(&path).unwrap_err());
         assert!(error.ends_with("domain `a`: kernel: is missing"), "{error}");
