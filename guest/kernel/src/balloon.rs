@@ -18,6 +18,9 @@ use spin::Mutex;
 const RESERVE: u64 = 128;
 
 static BALLOON: Mutex<Option<Balloon<'static>>> = Mutex::new(None);
+/// What the domain wants, and what it may have at most: the target is the lower one, once one of them is set.
+static WANTED: AtomicU64 = AtomicU64::new(u64::MAX);
+static LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
 static THREAD: AtomicU64 = AtomicU64::new(0);
 /// Why the latest attempt fell short, for reports made after a new target and before its first attempt; 0: it did not.
 static REASON: AtomicU16 = AtomicU16::new(0);
@@ -81,8 +84,11 @@ impl Host for Calls {
     }
 }
 
-/// Tells the balloon of the memory and starts its thread.
+/// Tells the balloon of the memory and starts its thread, unless that was done.
 pub fn start() -> Result<(), &'static str> {
+    if BALLOON.lock().is_some() {
+        return Ok(());
+    }
     let args = start_info::args();
     let layout = page::layout();
     let milliseconds = |key, default| args.number(key, default).unwrap_or(default) * 1_000_000;
@@ -138,11 +144,28 @@ fn run() {
     }
 }
 
-/// Sets how many pages the domain is to have; what was accepted.
+/// Sets how many pages the domain wants to have; the target that was accepted.
 pub fn set_target(pages: u64) -> u64 {
+    WANTED.store(pages, Ordering::SeqCst);
+    apply()
+}
+
+/// Sets how many pages the domain may have at most; the target that was accepted.
+pub fn set_limit(pages: u64) -> u64 {
+    LIMIT.store(pages, Ordering::SeqCst);
+    apply()
+}
+
+/// Pages that the domain wants, when something in it has said so.
+pub fn wish() -> Option<u64> {
+    Some(WANTED.load(Ordering::SeqCst)).filter(|pages| *pages != u64::MAX)
+}
+
+fn apply() -> u64 {
     let (before, accepted) = with(|balloon| {
         let before = balloon.target();
-        (before, balloon.set_target(pages))
+        let wanted = WANTED.load(Ordering::SeqCst).min(LIMIT.load(Ordering::SeqCst));
+        (before, balloon.set_target(wanted))
     });
     if accepted != before {
         wake();

@@ -12,4 +12,5 @@ pub mod pattern;
 pub mod queue;
 pub mod ranges;
 pub mod rng;
+pub mod target;
 pub mod wave;

@@ -36,6 +36,7 @@ mod timer;
 mod trace;
 mod workload;
 mod xen;
+mod xenstore;
 
 use ebb_guest_hypercall::DomId;
 
@@ -70,6 +71,7 @@ fn start(start_info_address: u64) -> Result<(), &'static str> {
     xen::map_shared_info()?;
     apic::choose()?;
     events::init()?;
+    console::choose()?;
     smp::enable_features();
     apic::init_cpu()?;
     events::init_cpu()?;

@@ -1,12 +1,16 @@
 //! The main thread: does what the command line asks for, then ends the domain.
 
+use crate::xenstore::{self, agent};
 use crate::{bench, panic, println, start_info, test, workload};
 
 /// The main thread's function.
 pub fn main() {
     let args = start_info::args();
+    if let Err(why) = xenstore::start() {
+        println!("guest: no XenStore: {why}");
+    }
     let outcome = if let Some(name) = args.get("workload") {
-        workload::run(name, args)
+        agent::start().map_err(Into::into).and_then(|()| workload::run(name, args))
     } else if let Some(names) = args.get("test") {
         test::run(names)
     } else if args.flag("bench") || args.get("bench").is_some() {
@@ -18,5 +22,5 @@ pub fn main() {
         println!("guest: {why}");
         panic::crash();
     }
-    panic::power_off();
+    agent::end();
 }

@@ -8,8 +8,8 @@
 //!   ends with [`BadIndex`], and what to do about it is the caller's business.
 //! - Bytes are copied out before anyone looks at them.
 //!
-//! A page is anything that is a [`Page`]; [`SharedPage`], 1024 atomic words, is one without `unsafe`. Neither end
-//! signals anything: the caller sends an event after whatever changed an index, as these protocols ask.
+//! A page is anything that is a [`Page`]. An array of 1024 atomic words is one, so that a mapped page can be referred to
+//! as one; [`SharedPage`] is such an array with a page's alignment. Neither end signals anything: the caller sends an event after whatever changed an index, as these protocols ask.
 //!
 //! Locking: none; each end has one user at a time (`&mut`). Memory order: the producer's bytes are written before its
 //! index is released, and read after it was acquired; a consumer's bytes are read before its index is released.

@@ -40,10 +40,43 @@ impl<P: Page + ?Sized> Page for &P {
     }
 }
 
-/// A shared page as atomic words: the layout of a page of memory, so that a mapped page can be referred to as one.
-///
 /// Bytes in the middle of a word are written by reading and writing the whole word. That loses nothing: words are not
 /// shared between areas with different writers in any of these rings.
+impl Page for [AtomicU32; PAGE_SIZE / 4] {
+    fn load(&self, offset: usize) -> u32 {
+        self[offset / 4].load(Ordering::Acquire)
+    }
+
+    fn store(&self, offset: usize, value: u32) {
+        self[offset / 4].store(value, Ordering::Release);
+    }
+
+    fn read(&self, mut offset: usize, mut to: &mut [u8]) {
+        while !to.is_empty() {
+            let word = self[offset / 4].load(Ordering::Relaxed).to_le_bytes();
+            let word = &word[offset % 4..];
+            let length = word.len().min(to.len());
+            to[..length].copy_from_slice(&word[..length]);
+            offset += length;
+            to = &mut to[length..];
+        }
+    }
+
+    fn write(&self, mut offset: usize, mut from: &[u8]) {
+        while !from.is_empty() {
+            let place = &self[offset / 4];
+            let mut word = place.load(Ordering::Relaxed).to_le_bytes();
+            let start = offset % 4;
+            let length = (4 - start).min(from.len());
+            word[start..start + length].copy_from_slice(&from[..length]);
+            place.store(u32::from_le_bytes(word), Ordering::Relaxed);
+            offset += length;
+            from = &from[length..];
+        }
+    }
+}
+
+/// A shared page of one's own: atomic words, aligned as a page.
 #[derive(Debug)]
 #[repr(C, align(4096))]
 pub struct SharedPage([AtomicU32; PAGE_SIZE / 4]);
@@ -63,35 +96,19 @@ impl Default for SharedPage {
 
 impl Page for SharedPage {
     fn load(&self, offset: usize) -> u32 {
-        self.0[offset / 4].load(Ordering::Acquire)
+        self.0.load(offset)
     }
 
     fn store(&self, offset: usize, value: u32) {
-        self.0[offset / 4].store(value, Ordering::Release);
+        self.0.store(offset, value);
     }
 
-    fn read(&self, mut offset: usize, mut to: &mut [u8]) {
-        while !to.is_empty() {
-            let word = self.0[offset / 4].load(Ordering::Relaxed).to_le_bytes();
-            let word = &word[offset % 4..];
-            let length = word.len().min(to.len());
-            to[..length].copy_from_slice(&word[..length]);
-            offset += length;
-            to = &mut to[length..];
-        }
+    fn read(&self, offset: usize, to: &mut [u8]) {
+        self.0.read(offset, to);
     }
 
-    fn write(&self, mut offset: usize, mut from: &[u8]) {
-        while !from.is_empty() {
-            let place = &self.0[offset / 4];
-            let mut word = place.load(Ordering::Relaxed).to_le_bytes();
-            let start = offset % 4;
-            let length = (4 - start).min(from.len());
-            word[start..start + length].copy_from_slice(&from[..length]);
-            place.store(u32::from_le_bytes(word), Ordering::Relaxed);
-            offset += length;
-            from = &from[length..];
-        }
+    fn write(&self, offset: usize, from: &[u8]) {
+        self.0.write(offset, from);
     }
 }
 

@@ -12,6 +12,7 @@ mod events;
 mod events_fifo;
 mod fpu;
 mod hvm;
+mod local_store;
 mod memory;
 mod memory_map;
 mod multicall;
@@ -20,6 +21,7 @@ mod sched;
 mod smp;
 mod vcpu;
 mod version;
+mod xenstore;
 
 use crate::{println, start_info, thread, trace};
 use alloc::format;
@@ -109,6 +111,7 @@ const GROUPS: &[&[Test]] = &[
     apic::TESTS,
     smp::TESTS,
     balloon::TESTS,
+    xenstore::TESTS,
 ];
 
 fn all() -> impl Iterator<Item = (u16, &'static str, Run)> {

@@ -1,6 +1,8 @@
 //! The workloads, by name.
 
 mod ending;
+mod follow;
+mod held;
 mod hello;
 mod hostile;
 mod tide;
@@ -15,6 +17,7 @@ const WORKLOADS: &[(&str, Run)] = &[
     ("hello", hello::run),
     ("control", crate::control::run),
     ("tide", tide::run),
+    ("follow", follow::run),
     ("spin", ending::spin),
     ("tripleflt", ending::triple_fault),
     ("flood-console", ending::flood_console),

@@ -2,117 +2,23 @@
 //!
 //! Arguments: `min=` and `max=` (the need at its lowest and highest, default 1/8 and 1/2 of the memory), `period=`,
 //! `phase=`, `duration=` in ms (default 20000, 0, 60000), `slack=` (free pages wanted beside the need, default 2 MiB),
-//! `seed=`, `tick=` in ms (default 50), `sample=` in ms (default 500; how often it reports).
+//! `seed=`, `tick=` in ms (default 50), `sample=` in ms (default 500; how often it reports). With a store, it has at
+//! most what `memory/target` says and reports what it wants; the store may ask it to end.
 //!
 //! The pages that are needed are really held: each is filled with a pattern of its own when it is taken, looked at now
 //! and then, and checked before it is given back. A wrong one ends the domain as crashed.
-#![allow(unsafe_code)] // Access to the pages that are held.
 
+use super::held::Held;
+use crate::xenstore::agent;
 use crate::{balloon, clock, page, println, thread, trace};
 use alloc::format;
 use alloc::string::String;
-use alloc::vec::Vec;
 use ebb_guest_logic::args::Args;
-use ebb_guest_logic::frames::{BLOCK_ORDER, BLOCK_PAGES};
-use ebb_guest_logic::pattern;
-use ebb_guest_logic::rng::Rng;
+use ebb_guest_logic::frames::BLOCK_PAGES;
 use ebb_guest_logic::wave::Wave;
 use shared_abi::guest_event::Workload;
 
 const MS: u64 = 1_000_000;
-/// Free pages that the workload leaves to the kernel.
-const RESERVE: u64 = 160;
-/// Held pages that are looked at in every tick.
-const LOOKS: usize = 16;
-
-/// The pages that are held.
-struct Held {
-    seed: u64,
-    rng: Rng,
-    extents: Vec<u32>,
-    pages: Vec<u32>,
-    /// Pages whose contents were found right.
-    verified: u64,
-}
-
-impl Held {
-    fn count(&self) -> u64 {
-        self.extents.len() as u64 * BLOCK_PAGES + self.pages.len() as u64
-    }
-
-    fn fill(&self, page: u64) {
-        // SAFETY: the page was taken from the allocator and is in neither list yet.
-        pattern::fill(unsafe { page::words(page) }, page, self.seed);
-    }
-
-    fn check(&mut self, page: u64) -> Result<(), String> {
-        // SAFETY: the page is held, and this is the only reference to it.
-        pattern::check(unsafe { page::words(page) }, page, self.seed).map_err(|wrong| {
-            format!(
-                "page {:#x} is wrong at word {}: {:#x} instead of {:#x}",
-                wrong.gfn, wrong.index, wrong.found, wrong.expected
-            )
-        })?;
-        self.verified += 1;
-        Ok(())
-    }
-
-    /// Takes pages until `wish` are held or there are no more to spare.
-    fn grow(&mut self, wish: u64) {
-        while self.count() + BLOCK_PAGES <= wish {
-            let Some(first) = page::take_sparing(BLOCK_ORDER, RESERVE) else {
-                break;
-            };
-            (first..first + BLOCK_PAGES).for_each(|page| self.fill(page));
-            self.extents.push(first as u32);
-        }
-        while self.count() < wish {
-            let Some(page) = page::take_sparing(0, RESERVE) else {
-                break;
-            };
-            self.fill(page);
-            self.pages.push(page as u32);
-        }
-    }
-
-    /// Gives pages back, each found right, until `wish` are held.
-    fn shrink(&mut self, wish: u64) -> Result<(), String> {
-        while self.count() > wish {
-            let excess = self.count() - wish;
-            if (excess >= BLOCK_PAGES || self.pages.is_empty())
-                && let Some(first) = self.extents.pop()
-            {
-                let first = u64::from(first);
-                if excess >= BLOCK_PAGES {
-                    (first..first + BLOCK_PAGES).try_for_each(|page| self.check(page))?;
-                    page::give(first, BLOCK_ORDER);
-                } else {
-                    self.pages.extend(first as u32..first as u32 + BLOCK_PAGES as u32);
-                }
-            } else if let Some(page) = self.pages.pop() {
-                self.check(u64::from(page))?;
-                page::give(u64::from(page), 0);
-            }
-        }
-        Ok(())
-    }
-
-    /// Looks at a few of the held pages.
-    fn look(&mut self) -> Result<(), String> {
-        for _ in 0..LOOKS.min(self.count() as usize) {
-            let index = self.rng.below(self.count());
-            let single = self.pages.len() as u64;
-            let page = if index < single {
-                self.pages[index as usize].into()
-            } else {
-                let place = index - single;
-                u64::from(self.extents[(place / BLOCK_PAGES) as usize]) + place % BLOCK_PAGES
-            };
-            self.check(page)?;
-        }
-        Ok(())
-    }
-}
 
 struct Tide {
     wave: Wave,
@@ -193,14 +99,8 @@ impl Shortness {
 pub fn run(args: Args<'static>) -> Result<(), String> {
     balloon::start()?;
     let (tide, seed) = Tide::parse(args)?;
-    let mut held = Held {
-        seed,
-        rng: Rng::new(seed),
-        // All the room at once, so that the heap does not grow while memory is short.
-        extents: Vec::with_capacity((tide.wave.high / BLOCK_PAGES) as usize + 1),
-        pages: Vec::with_capacity(tide.wave.high as usize + BLOCK_PAGES as usize),
-        verified: 0,
-    };
+    let mut held = Held::new(seed, tide.wave.high);
+    agent::take_orders();
     println!(
         "tide: {} to {} pages every {} ms for {} ms; the kernel uses {}",
         tide.wave.low, tide.wave.high, tide.wave.period_ms, tide.duration_ms, tide.kernel
@@ -210,7 +110,7 @@ pub fn run(args: Args<'static>) -> Result<(), String> {
     let mut reported = 0;
     loop {
         let now_ms = (clock::now() - start) / MS;
-        if now_ms >= tide.duration_ms {
+        if now_ms >= tide.duration_ms || agent::order().is_some() {
             break;
         }
         let wish = tide.tick(now_ms, &mut held)?;
