@@ -133,3 +133,16 @@ pub unsafe fn xsetbv(value: u64) -> Result<(), Fault> {
     }
     outcome(faulted, (), vector, error)
 }
+
+/// Writes CR4.
+///
+/// # Safety
+/// If the write is accepted, the value leaves the processor in a state the kernel can run in.
+pub unsafe fn set_cr4(value: u64) -> Result<(), Fault> {
+    let (faulted, vector, error): (u32, u64, u64);
+    // SAFETY: by the contract.
+    unsafe {
+        guarded!("mov cr4, rax"; faulted = out(reg) faulted, inlateout("rax") value => vector, out("rdx") error);
+    }
+    outcome(faulted, (), vector, error)
+}

@@ -322,6 +322,32 @@ impl Policy {
         mask
     }
 
+    /// Bits a guest may set in CR4: those whose feature it is offered (SDM vol. 3, 2.5; APM vol. 2, 3.1.3).
+    pub fn cr4_mask(&self) -> u64 {
+        let ([_, _, ecx1, edx1], [_, ebx7, ecx7, _]) = (self.basic[1], self.basic[7]);
+        let mut mask = 1 << 8; // PCE: which RDPMC, that faults anyway.
+        let mut allow = |register: u32, feature: u32, bits: u64| {
+            if register & 1 << feature != 0 {
+                mask |= bits;
+            }
+        };
+        allow(edx1, 1, 1 << 0 | 1 << 1); // VME, PVI
+        allow(edx1, 4, 1 << 2); // TSD
+        allow(edx1, 2, 1 << 3); // DE
+        allow(edx1, 3, 1 << 4); // PSE
+        allow(edx1, 6, 1 << 5); // PAE
+        allow(edx1, 7, 1 << 6); // MCE
+        allow(edx1, 13, 1 << 7); // PGE
+        allow(edx1, 24, 1 << 9); // OSFXSR
+        allow(edx1, 25, 1 << 10); // OSXMMEXCPT
+        allow(ecx7, 2, 1 << 11); // UMIP
+        allow(ebx7, 0, 1 << 16); // FSGSBASE
+        allow(ecx1, 26, CR4_OSXSAVE);
+        allow(ebx7, 7, 1 << 20); // SMEP
+        allow(ebx7, 20, 1 << 21); // SMAP
+        mask
+    }
+
     /// The features of leaf 1 as a guest sees them at boot, for tests and reports.
     pub fn has_avx(&self) -> bool {
         self.basic[1][ECX] & feature1::AVX != 0
@@ -503,6 +529,13 @@ mod tests {
         let slow = TscScale { shift: -2, ..SCALE };
         assert_eq!(time(&Policy::new(nothing, 3, slow), 0)[EAX], 0);
         assert_eq!(time(&Policy::new(nothing, 3, slow), 1)[EDX], u32::MAX - 1);
+    }
+
+    #[test]
+    fn cr4_allows_what_is_offered() {
+        assert_eq!(Policy::new(nothing, 3, SCALE).cr4_mask(), 1 << 8);
+        let all = Policy::new(everything, 3, SCALE).cr4_mask();
+        assert_eq!(all, 0x35_0fff, "neither five levels, PCIDs, protection keys nor anything newer");
     }
 
     #[test]

@@ -69,6 +69,15 @@ pub enum Speaker {
     Privileged(DomId),
 }
 
+/// Bits of control registers that guests may set: those whose features they are offered.
+#[derive(Clone, Copy, Debug)]
+pub struct ControlMasks {
+    /// Of CR4.
+    pub cr4: u64,
+    /// Of EFER, without LMA.
+    pub efer: u64,
+}
+
 /// How the TSC turns into nanoseconds, in the form of Xen's `vcpu_time_info`:
 /// `ns = ((tsc - tsc_base) << shift) * mul >> 32` (negative `shift` shifts right), plus `ns_base`.
 #[derive(Clone, Copy, Debug)]
@@ -95,6 +104,9 @@ pub trait Machine: Sized + Send + Sync + 'static {
     /// A fresh state for a vCPU that will be started by [`crate::vcpu::StartState`] later. May allocate; `None` when
     /// memory is short.
     fn new_vcpu_state(&self) -> Option<Self::VcpuState>;
+
+    /// What guests may set in their control registers.
+    fn control_masks(&self) -> ControlMasks;
 
     /// The 64-bit word at `address` (8-byte aligned, in RAM).
     fn word64(&self, address: MachineAddress) -> &AtomicU64;

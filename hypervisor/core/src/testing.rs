@@ -21,7 +21,7 @@ use ebb_core::domain::{Domain, DomainConfig, OnReboot};
 use ebb_core::heap::{FrameInfo, HeapConfig};
 use ebb_core::hypercall::{Call, GuestPaging, Next, Width};
 use ebb_core::hypervisor::{Config, Hypervisor};
-use ebb_core::machine::{CpuId, Level, Machine, MachineAddress, PAGE_SIZE, Speaker, TscScale};
+use ebb_core::machine::{ControlMasks, CpuId, Level, Machine, MachineAddress, PAGE_SIZE, Speaker, TscScale};
 use ebb_core::memory::DomainMemory;
 use ebb_core::p2m::npt::Npt;
 use ebb_core::vcpu::{Vcpu, VcpuRef};
@@ -169,6 +169,11 @@ impl Machine for FakeMachine {
 
     fn new_vcpu_state(&self) -> Option<()> {
         Some(())
+    }
+
+    fn control_masks(&self) -> ControlMasks {
+        // What a processor with every feature of the CPUID policy allows.
+        ControlMasks { cr4: 0x35_0fff, efer: 0x4901 }
     }
 
     fn word64(&self, address: MachineAddress) -> &AtomicU64 {

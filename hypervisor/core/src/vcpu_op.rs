@@ -116,7 +116,7 @@ fn initialise<M: Machine>(call: &mut Call<'_, M>, vcpu: &VcpuRef<M>, argument: u
     if vcpu.sched.state().is_initialised() {
         return Err(Errno::EEXIST);
     }
-    let state = start::state_from(&context)?;
+    let state = start::state_from(&context, call.hv.machine.control_masks())?;
     {
         // All under the lock: of two callers one comes first, and who sees it initialised finds the state.
         let mut start = vcpu.start.lock();

@@ -95,7 +95,8 @@ fn source<B: Backend>(context: &Context<'_, B>, from: &Instruction, operand: u32
     }
 }
 
-fn read_register<B: Backend>(context: &Context<'_, B>, name: Register) -> Result<u64, &'static str> {
+/// The value of a general register or a part of one.
+pub(super) fn read_register<B: Backend>(context: &Context<'_, B>, name: Register) -> Result<u64, &'static str> {
     if !name.is_gpr() {
         return Err("an operand that is no general register");
     }

@@ -67,6 +67,12 @@ fn fetch<B: Backend>(context: &mut Context<'_, B>, buffer: &mut [u8; 15]) -> Opt
         *buffer = kept.bytes;
         return Some(kept.length);
     }
+    fetch_code(context, buffer)
+}
+
+/// The bytes at the instruction pointer, from the guest's memory. `None` as for [`fetch`].
+pub(super) fn fetch_code<B: Backend>(context: &mut Context<'_, B>, buffer: &mut [u8; 15]) -> Option<usize> {
+    let hw = &context.guest.hw;
     let address = hw.segment_base(crate::virt::SegmentName::Cs).wrapping_add(hw.rip());
     let paging = hw.paging();
     match context.hv.read_virtual(context.vcpu.domain(), &paging, address, buffer) {

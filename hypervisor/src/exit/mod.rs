@@ -1,5 +1,5 @@
 //! Exits: what a neutral [`VmExit`] leads to. Vendor code has translated, the core decides what is policy; here are
-//! the instructions that are emulated: CPUID, MSRs, ports, accesses to memory that is not there.
+//! the instructions that are emulated: CPUID, MSRs, CR4, ports, accesses to memory that is not there.
 //!
 //! Everything a guest can reach ends in its own registers, in an exception for it, or in its own end.
 
@@ -10,6 +10,7 @@ use ebb_core::{Hypervisor, VcpuRef, lifecycle, sched};
 use crate::glue::{Glue, GuestCpu};
 use crate::virt::{Backend, IoAccess, NestedFault, VirtualCpu, VmExit, register, vector};
 
+mod control;
 mod cpuid;
 mod instruction;
 mod io;
@@ -51,6 +52,7 @@ impl<B: Backend> Context<'_, B> {
             VmExit::ReadMsr => self.read_msr(),
             VmExit::WriteMsr => self.write_msr(),
             VmExit::SetXcr => self.set_xcr(),
+            VmExit::WriteCr4 => control::write_cr4(self),
             VmExit::CacheControl => self.guest.hw.advance(2),
             VmExit::Undefined => self.guest.hw.inject_exception(vector::UNDEFINED_OPCODE, None),
             VmExit::Forbidden => self.fault(Fault::GeneralProtection(0)),

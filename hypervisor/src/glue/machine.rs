@@ -6,7 +6,7 @@ use core::fmt;
 use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 use ebb_core::Machine;
-use ebb_core::machine::{CpuId, Level, MachineAddress, Speaker, TscScale};
+use ebb_core::machine::{ControlMasks, CpuId, Level, MachineAddress, Speaker, TscScale};
 use shared_abi::xen::Mfn;
 
 use super::{Glue, GuestCpu, VcpuState, trace_ring};
@@ -81,6 +81,10 @@ impl<B: Backend> Machine for Glue<B> {
 
     fn new_vcpu_state(&self) -> Option<Self::VcpuState> {
         Some(VcpuCell::new(GuestCpu { hw: B::new_vcpu()?, msrs: StoredMsrs::default() }))
+    }
+
+    fn control_masks(&self) -> ControlMasks {
+        ControlMasks { cr4: self.policy.cr4_mask(), efer: self.policy.efer_mask() }
     }
 
     #[inline]

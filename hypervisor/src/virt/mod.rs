@@ -95,6 +95,8 @@ pub enum VmExit {
     WriteMsr,
     /// XSETBV.
     SetXcr,
+    /// A write to CR4, with the privilege for it. The instruction is to be decoded.
+    WriteCr4,
     /// WBINVD, INVD: nothing to do, no guest has a device.
     CacheControl,
     /// An instruction no guest may use here.
@@ -242,6 +244,8 @@ pub trait VirtualCpu: Send {
     fn take_changed_tpr(&mut self) -> Option<u8>;
     /// Tells the hardware the task priority.
     fn set_tpr(&mut self, tpr: u8);
+    /// Changes CR4, and drops translations where that makes them wrong. The value has been checked.
+    fn set_cr4(&mut self, value: u64);
     /// An MSR whose value lives in the control block; `None` if this one does not.
     fn read_msr(&self, msr: u32) -> Option<u64>;
     /// Writes such an MSR. `false` if it does not live here.

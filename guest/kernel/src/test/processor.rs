@@ -10,6 +10,7 @@ use core::arch::x86_64::{__cpuid, __cpuid_count};
 pub const TESTS: &[Test] = &[
     ("cpuid-leaves", leaves),
     ("cpuid-osxsave", osxsave),
+    ("cr4-policy", cr4_policy),
     ("msr-unknown", unknown_msr),
     ("msr-efer", efer),
     ("exception-delivery", exceptions),
@@ -59,6 +60,54 @@ fn osxsave() -> Outcome {
         (without, with)
     };
     check!(!without && with, "OSXSAVE is {without} with CR4.OSXSAVE off and {with} with it on");
+    Ok(())
+}
+
+/// CR4 takes the bits of features that CPUID shows, and no other.
+fn cr4_policy() -> Outcome {
+    const PAE: u64 = 1 << 5;
+    let (one, seven) = (__cpuid(1), __cpuid_count(7, 0));
+    let offered = |bit: u32| match bit {
+        0 | 1 => one.edx & 1 << 1 != 0,
+        2 => one.edx & 1 << 4 != 0,
+        3 => one.edx & 1 << 2 != 0,
+        4 => one.edx & 1 << 3 != 0,
+        5 => one.edx & 1 << 6 != 0,
+        6 => one.edx & 1 << 7 != 0,
+        7 => one.edx & 1 << 13 != 0,
+        8 => true,
+        9 => one.edx & 1 << 24 != 0,
+        10 => one.edx & 1 << 25 != 0,
+        11 => seven.ecx & 1 << 2 != 0,
+        16 => seven.ebx & 1 << 0 != 0,
+        18 => one.ecx & 1 << 26 != 0,
+        20 => seven.ebx & 1 << 7 != 0,
+        21 => seven.ebx & 1 << 20 != 0,
+        // What a kernel may turn on only together with something else: five levels, PCIDs, protection keys.
+        12 => seven.ecx & 1 << 16 != 0,
+        17 => one.ecx & 1 << 17 != 0,
+        22 => seven.ecx & 1 << 3 != 0,
+        _ => false,
+    };
+    let cr4 = cpu::cr4();
+    for bit in 0..64 {
+        let changed = cr4 ^ 1 << bit;
+        let alone = matches!(bit, 5 | 12 | 17 | 22);
+        if cr4 & 1 << bit != 0 || alone && offered(bit) {
+            continue;
+        }
+        // SAFETY: a feature more that the kernel does not use, or a refusal; the register is put back at once.
+        let written = unsafe { fixup::set_cr4(changed) };
+        let found = cpu::cr4();
+        // SAFETY: the value that was there.
+        unsafe { cpu::set_cr4(cr4) };
+        let expected = if offered(bit) { Ok(()) } else { Err(GENERAL_PROTECTION) };
+        check_eq!(written, expected, alloc::format!("setting bit {bit} of CR4"));
+        check_eq!(found, if offered(bit) { changed } else { cr4 }, alloc::format!("CR4 after setting bit {bit}"));
+    }
+    // SAFETY: long mode cannot be without PAE; it stays as it is.
+    check_eq!(unsafe { fixup::set_cr4(cr4 & !PAE) }, Err(GENERAL_PROTECTION), "clearing CR4.PAE in long mode");
+    check_eq!(cpu::cr4(), cr4, "CR4 at the end");
     Ok(())
 }
 

@@ -3,17 +3,13 @@
 use shared_abi::hvm::hvm_vcpu::{HvmContext, X86_32, X86_64};
 use shared_abi::xen::Errno;
 
+use crate::machine::ControlMasks;
 use crate::vcpu::{Segment, StartState};
 
 const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 const EFER_LME: u64 = 1 << 8;
 const EFER_LMA: u64 = 1 << 10;
-/// SCE, LME, LMA, NXE, FFXSR: what a guest may set. The CPUID policy may allow less; a vCPU that starts with a bit its
-/// processor has not is refused by the machine when it is entered.
-const EFER_KNOWN: u64 = 1 | EFER_LME | EFER_LMA | 1 << 11 | 1 << 14;
-/// VME to MCE, PGE, PCE, OSFXSR, OSXMMEXCPT, UMIP, LA57, FSGSBASE, PCIDE, OSXSAVE, SMEP, SMAP, PKE.
-const CR4_KNOWN: u64 = 0x77_1fff & !(1 << 13);
 
 /// Attribute bits in the packed form of [`Segment::attributes`].
 const TYPE: u16 = 0xf;
@@ -39,8 +35,8 @@ enum Register {
 /// The state that `context` describes.
 ///
 /// # Errors
-/// `EINVAL` for one that no processor could be in.
-pub fn state_from(context: &HvmContext) -> Result<StartState, Errno> {
+/// `EINVAL` for one that no processor could be in, or that uses what guests are not offered.
+pub fn state_from(context: &HvmContext, masks: ControlMasks) -> Result<StartState, Errno> {
     if context.pad != 0 {
         return Err(Errno::EINVAL);
     }
@@ -58,7 +54,7 @@ pub fn state_from(context: &HvmContext) -> Result<StartState, Errno> {
     if state.cr0 & CR0_PG == 0 {
         state.efer &= !EFER_LMA;
     }
-    if state.cr4 & !CR4_KNOWN != 0 || state.efer & !EFER_KNOWN != 0 {
+    if state.cr4 & !masks.cr4 != 0 || state.efer & !(masks.efer | EFER_LMA) != 0 {
         return Err(Errno::EINVAL);
     }
     // Always one in a processor.

@@ -11,6 +11,7 @@ pub fn translate(control: &ControlArea) -> VmExit {
         exit::INTR | exit::SMI | exit::INIT => VmExit::ExternalInterrupt,
         exit::NMI => VmExit::Nmi,
         exit::VINTR | exit::IRET => VmExit::Window,
+        exit::WRITE_CR4 => VmExit::WriteCr4,
         exit::CPUID => VmExit::Cpuid,
         exit::HLT => VmExit::Halt,
         exit::PAUSE => VmExit::Pause,

@@ -21,6 +21,8 @@ use crate::virt::{InstructionBytes, SegmentName, VirtualCpu, VmExit, register, v
 const CS_LONG: u16 = 1 << 9;
 const CS_DEFAULT_32: u16 = 1 << 10;
 const EFER_LMA: u64 = 1 << 10;
+/// PSE, PAE, PGE, SMEP, SMAP: a change drops all translations, global ones too.
+const CR4_PAGING: u64 = 1 << 4 | 1 << 5 | 1 << 7 | 1 << 20 | 1 << 21;
 const RFLAGS_IF: u64 = 1 << 9;
 const RESET_PAT: u64 = 0x0007_0406_0007_0406;
 /// PAUSEs of a tight loop before an exit, and the gap in cycles that still counts as tight.
@@ -48,6 +50,8 @@ pub struct SvmVcpu {
     nmi_ending: bool,
     /// Task priority as last told to the hardware.
     tpr: u8,
+    /// Translations are to go at the next entry.
+    flush: bool,
 }
 
 fn segment(from: &Segment) -> VmcbSegment {
@@ -71,11 +75,13 @@ impl SvmVcpu {
             nmi_blocked: false,
             nmi_ending: false,
             tpr: 0,
+            flush: false,
         }
     }
 
     fn set_up_control(control: &mut ControlArea, nested_root: Mfn) {
         let (io, msr) = permissions::addresses();
+        control.intercept_cr_write = intercept::CR4;
         control.intercept_exceptions = 1 << vector::DEBUG | 1 << vector::ALIGNMENT_CHECK | 1 << vector::MACHINE_CHECK;
         control.intercept_misc1 = intercept::INTR
             | intercept::NMI
@@ -148,6 +154,7 @@ impl SvmVcpu {
 
     /// Gives the entry an address-space identifier, a new one where translations must go.
     fn place(&mut self, flush: bool) {
+        let flush = core::mem::take(&mut self.flush) || flush;
         let cpu = this_cpu().id();
         let control = &mut self.vmcb.control;
         if self.last_cpu != cpu.0 {
@@ -423,6 +430,13 @@ impl VirtualCpu for SvmVcpu {
             _ => return false,
         }
         true
+    }
+
+    fn set_cr4(&mut self, value: u64) {
+        let save = &mut self.vmcb.save;
+        self.flush |= (save.cr4 ^ value) & CR4_PAGING != 0;
+        save.cr4 = value;
+        self.clean &= !clean::CRX;
     }
 
     fn xcr0(&self) -> u64 {

@@ -173,6 +173,8 @@ pub struct Vmcb {
 
 /// Bits of the intercept words.
 pub mod intercept {
+    /// In the word for writes of control registers: CR4.
+    pub const CR4: u16 = 1 << 4;
     /// Physical interrupt.
     pub const INTR: u32 = 1 << 0;
     /// Physical NMI.
@@ -277,6 +279,8 @@ pub mod event {
 
 /// Exit codes.
 pub mod exit {
+    /// A write to CR4.
+    pub const WRITE_CR4: u64 = 0x14;
     /// First exception (vector 0).
     pub const EXCEPTION_FIRST: u64 = 0x40;
     /// Last exception.
