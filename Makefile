@@ -68,7 +68,7 @@ doc: setup ## Build the API documentation into target/doc
 
 miri: setup ## Run the host-testable unsafe code under miri, when a nightly with miri is there
 	@if cargo +nightly miri --version >/dev/null 2>&1; then \
-	    cargo +nightly miri test -p ebb-balloon -p ebb-guest-hypercall; \
+	    cargo +nightly miri test -p ebb-balloon -p ebb-guest-hypercall -p ebb-tmem; \
 	else echo 'miri: skipped, no nightly toolchain with miri (rustup +nightly component add miri)'; fi
 
 clean: ## Remove everything that was built or written

@@ -1,0 +1,139 @@
+//! What the store needs of the machine: frames, and the guest's page of one call.
+
+use core::sync::atomic::AtomicU64;
+
+use arrayvec::ArrayVec;
+
+/// Bytes of a page and of a frame.
+pub const PAGE_SIZE: usize = 4096;
+/// 64-bit words of a frame.
+pub const FRAME_WORDS: usize = PAGE_SIZE / 8;
+
+/// The bytes of a page.
+pub type Page = [u8; PAGE_SIZE];
+
+/// The number of a client: its domain's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ClientId(pub u16);
+
+impl ClientId {
+    /// As an index into tables of clients.
+    pub fn index(self) -> usize {
+        usize::from(self.0)
+    }
+}
+
+/// What a frame is used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// For ephemeral pages: it can be taken back at any time.
+    Ephemeral,
+    /// For persistent pages: it stays.
+    Persistent,
+}
+
+/// Who pays for a frame, and what it is for. Metadata is paid for like the pages it describes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Charge {
+    /// The client that pays.
+    pub client: ClientId,
+    /// What for.
+    pub kind: Kind,
+}
+
+/// Why there is no frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shortage {
+    /// The client is at its maximum.
+    Maximum,
+    /// The machine has none.
+    Memory,
+}
+
+/// The caller's page is not mapped, or not writable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Fault;
+
+/// Ownership of one frame. It ends by [`Frames::free`] or by being recorded; dropping it is a bug (a panic in debug
+/// builds, a leak otherwise).
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a frame must be given to someone"]
+pub struct Frame(u32);
+
+impl Frame {
+    /// Takes over the frame of this number from its allocator, or from the place that recorded it.
+    pub fn new(number: u32) -> Self {
+        Self(number)
+    }
+
+    /// Its number.
+    pub fn number(&self) -> u32 {
+        self.0
+    }
+
+    /// Gives ownership to the place that records the number from now on.
+    pub fn into_number(self) -> u32 {
+        let number = self.0;
+        core::mem::forget(self);
+        number
+    }
+}
+
+impl Drop for Frame {
+    fn drop(&mut self) {
+        if cfg!(debug_assertions) {
+            panic!("frame {:#x} dropped", self.0);
+        }
+    }
+}
+
+/// Frames obtained ahead, because none can be allocated while a lock is held.
+pub type Spares = ArrayVec<Frame, 4>;
+
+/// The machine's frames. Methods may be called with locks of the store's held, except [`Frames::allocate`], and must
+/// not call back into it.
+pub trait Frames: Send + Sync {
+    /// A cleared frame, charged. Called with no lock of the store's held.
+    ///
+    /// # Errors
+    /// What is short.
+    fn allocate(&self, charge: Charge) -> Result<Frame, Shortage>;
+    /// Gives a frame back. It is cleared before anybody else has it.
+    fn free(&self, frame: Frame, charge: Charge);
+    /// A 64-bit word of an allocated frame.
+    fn word(&self, frame: u32, index: usize) -> &AtomicU64;
+    /// Copies out of an allocated frame.
+    fn read(&self, frame: u32, offset: usize, bytes: &mut [u8]);
+    /// Copies into an allocated frame.
+    fn write(&self, frame: u32, offset: usize, bytes: &[u8]);
+
+    /// Whether an allocated frame has these bytes at `offset`.
+    fn equal(&self, frame: u32, offset: usize, bytes: &[u8]) -> bool {
+        let mut part = [0; 256];
+        bytes.chunks(part.len()).enumerate().all(|(index, chunk)| {
+            let part = &mut part[..chunk.len()];
+            self.read(frame, offset + index * 256, part);
+            part == chunk
+        })
+    }
+}
+
+/// The page of a caller's that is put from or got into. All or nothing: a copy that fails has changed nothing. Never
+/// used with a lock of the store's held.
+pub trait GuestPage<F: Frames> {
+    /// Copies the caller's page.
+    ///
+    /// # Errors
+    /// [`Fault`] when it is not mapped.
+    fn read(&self, page: &mut Page) -> Result<(), Fault>;
+    /// Copies into the caller's page.
+    ///
+    /// # Errors
+    /// [`Fault`] when it is not mapped or not writable.
+    fn write(&self, page: &Page) -> Result<(), Fault>;
+    /// Copies a whole frame into the caller's page.
+    ///
+    /// # Errors
+    /// As for [`GuestPage::write`].
+    fn write_frame(&self, frames: &F, frame: u32) -> Result<(), Fault>;
+}
