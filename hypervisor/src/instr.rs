@@ -151,6 +151,23 @@ debug_register!(dr3, set_dr3, "dr3");
 debug_register!(dr6, set_dr6, "dr6");
 debug_register!(dr7, set_dr7, "dr7");
 
+/// Base addresses of the global and the interrupt descriptor table.
+pub fn descriptor_table_bases() -> (u64, u64) {
+    #[repr(C, packed)]
+    #[derive(Default)]
+    struct Pointer {
+        limit: u16,
+        base: u64,
+    }
+    let (mut global, mut interrupt) = (Pointer::default(), Pointer::default());
+    // SAFETY: both instructions store ten bytes at the address given.
+    unsafe {
+        asm!("sgdt [{g}]", "sidt [{i}]", g = in(reg) &raw mut global, i = in(reg) &raw mut interrupt,
+             options(nostack, preserves_flags));
+    }
+    (global.base, interrupt.base)
+}
+
 /// Reads an extended control register; register 0 is XCR0.
 ///
 /// # Safety

@@ -11,6 +11,7 @@
 //! Locking: the owner keeps a `P2m` in a lock of rank P2M. What is removed goes to a [`Retired`], which must be flushed
 //! after the lock is released and before anything of it is used again.
 
+pub mod ept;
 pub mod npt;
 mod retire;
 mod search;
@@ -51,6 +52,23 @@ pub enum FrameKind {
     Foreign,
     /// A frame mapped by grant, pinned by this leaf. Only the end of the grant's mapping takes it out.
     Grant,
+}
+
+impl FrameKind {
+    /// In two bits of an entry.
+    fn number(self) -> u64 {
+        self as u64
+    }
+
+    /// Out of the two lowest bits.
+    fn from_number(number: u64) -> Self {
+        match number & 3 {
+            0 => FrameKind::Ram,
+            1 => FrameKind::Hypervisor,
+            2 => FrameKind::Foreign,
+            _ => FrameKind::Grant,
+        }
+    }
 }
 
 /// What a leaf entry says.
@@ -606,4 +624,32 @@ fn continues<M: Machine>(frames: Frames<'_, M>, slot: Slot, first: Leaf) -> bool
 /// Splits `1 << order` frames at `gfn` into the pieces a p2m maps: the largest order that is a multiple of 9.
 pub fn leaf_order<M: Machine>(order: u32) -> u32 {
     (order / 9).min(M::Format::largest_leaf_level()) * 9
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entries_survive_a_round_trip<F: EntryFormat>() {
+        for level in 0..3 {
+            for kind in [FrameKind::Ram, FrameKind::Hypervisor, FrameKind::Foreign, FrameKind::Grant] {
+                for writable in [false, true] {
+                    let leaf = Leaf { mfn: Mfn(0xab_c000_0000 >> 12), kind, writable };
+                    assert_eq!(F::decode(F::leaf(leaf, level), level), Entry::Leaf(leaf));
+                }
+            }
+        }
+        assert_eq!(F::decode(F::table(Mfn(77)), 2), Entry::Table(Mfn(77)));
+        assert_eq!(F::decode(0, 1), Entry::Absent);
+    }
+
+    #[test]
+    fn entries_of_npt() {
+        entries_survive_a_round_trip::<npt::Npt>();
+    }
+
+    #[test]
+    fn entries_of_ept() {
+        entries_survive_a_round_trip::<ept::Ept>();
+    }
 }

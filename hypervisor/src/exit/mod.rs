@@ -7,7 +7,7 @@ use ebb_core::hypercall::{Next, Width};
 use ebb_core::lapic::Fault;
 use ebb_core::{Hypervisor, VcpuRef, lifecycle, sched};
 
-use crate::glue::{Glue, GuestCpu};
+use crate::glue::Glue;
 use crate::virt::{Backend, IoAccess, NestedFault, VirtualCpu, VmExit, register, vector};
 
 mod control;
@@ -21,14 +21,22 @@ pub use instruction::prepare;
 
 const RFLAGS_IF: u64 = 1 << 9;
 
+/// A vCPU's state, claimed by this CPU.
+pub struct Guest<'a, B: Backend> {
+    /// Registers and control block.
+    pub hw: &'a mut B::Vcpu,
+    /// MSRs that are only remembered.
+    pub msrs: &'a mut msr::StoredMsrs,
+}
+
 /// An exit in progress: the hypervisor, the vCPU, and its state on this CPU.
 pub struct Context<'a, B: Backend> {
     /// The hypervisor.
-    pub hv: &'a Hypervisor<Glue<B>>,
+    pub hv: &'a Hypervisor<Glue>,
     /// The vCPU that exited.
-    pub vcpu: &'a VcpuRef<Glue<B>>,
+    pub vcpu: &'a VcpuRef<Glue>,
     /// Its state.
-    pub guest: &'a mut GuestCpu<B>,
+    pub guest: Guest<'a, B>,
 }
 
 impl<B: Backend> Context<'_, B> {

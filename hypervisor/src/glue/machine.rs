@@ -12,7 +12,7 @@ use shared_abi::xen::Mfn;
 use super::{Glue, GuestCpu, VcpuState, trace_ring};
 use crate::exit::msr::StoredMsrs;
 use crate::memory::phys_to_virt;
-use crate::virt::Backend;
+use crate::virt::any::{AnyFormat, AnyVcpu};
 use crate::virt::cell::VcpuCell;
 use crate::{apic, console, cpu, instr, time};
 
@@ -75,12 +75,12 @@ pub fn tsc_scale() -> TscScale {
     TscScale { mul, shift, tsc_base: time::ns_to_tsc(0), ns_base: 0, khz }
 }
 
-impl<B: Backend> Machine for Glue<B> {
-    type VcpuState = VcpuState<B>;
-    type Format = B::Format;
+impl Machine for Glue {
+    type VcpuState = VcpuState;
+    type Format = AnyFormat;
 
     fn new_vcpu_state(&self) -> Option<Self::VcpuState> {
-        Some(VcpuCell::new(GuestCpu { hw: B::new_vcpu()?, msrs: StoredMsrs::default() }))
+        Some(VcpuCell::new(GuestCpu { hw: AnyVcpu::new()?, msrs: StoredMsrs::default() }))
     }
 
     fn control_masks(&self) -> ControlMasks {

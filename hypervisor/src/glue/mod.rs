@@ -1,6 +1,7 @@
 //! The hypervisor proper: the machine behind the core's [`Machine`] trait, the loop each processor runs, and the start.
 //!
-//! Everything here is generic over the virtualisation backend, which [`start`] chooses.
+//! The hypervisor is one type on every machine; [`crate::virt::any`] knows which vendor's processor this is, and the
+//! run loop is compiled for each.
 
 use alloc::string::ToString;
 
@@ -14,9 +15,9 @@ use crate::boot::Boot;
 use crate::exit::msr::StoredMsrs;
 use crate::machine::refuse;
 use crate::options::options;
+use crate::virt::any::{self, AnyVcpu};
 use crate::virt::cell::VcpuCell;
-use crate::virt::svm::Svm;
-use crate::virt::{Backend, fpu};
+use crate::virt::fpu;
 use crate::{boot, config, cpu, info, memory};
 
 mod machine;
@@ -26,35 +27,29 @@ mod trace_ring;
 mod wall_clock;
 
 /// The machine, for the core.
-pub struct Glue<B: Backend> {
+pub struct Glue {
     /// What guests see of the processor.
     pub policy: Policy,
-    backend: core::marker::PhantomData<B>,
 }
 
 /// A vCPU's state on the machine.
-pub struct GuestCpu<B: Backend> {
+pub struct GuestCpu {
     /// Registers and control block.
-    pub hw: B::Vcpu,
+    pub hw: AnyVcpu,
     /// MSRs that are only remembered.
     pub msrs: StoredMsrs,
 }
 
 /// A vCPU as the core holds it.
-pub type Vcpu<B> = VcpuRef<Glue<B>>;
+pub type Vcpu = VcpuRef<Glue>;
 /// What [`ebb_core::Machine::VcpuState`] is here.
-pub type VcpuState<B> = VcpuCell<GuestCpu<B>>;
+pub type VcpuState = VcpuCell<GuestCpu>;
 
-/// Chooses the backend, builds the domains and runs them. The end of the boot processor's bring-up.
+/// Looks for a backend, builds the domains and runs them. The end of the boot processor's bring-up.
 pub fn start(boot: &Boot) -> ! {
-    // The one place that knows which vendors there are.
-    match Svm::probe() {
-        Ok(()) => start_with::<Svm>(boot),
-        Err(why) => refuse(format_args!("{why}; Ebb needs AMD SVM with nested paging")),
+    if let Err(why) = any::probe() {
+        refuse(format_args!("{why}"));
     }
-}
-
-fn start_with<B: Backend>(boot: &Boot) -> ! {
     let modules: alloc::vec::Vec<_> = boot::modules()
         .iter()
         .map(|module| config::Module { bytes: boot::module_bytes(module), line: module.line.as_str() })
@@ -66,8 +61,8 @@ fn start_with<B: Backend>(boot: &Boot) -> ! {
     };
     fpu::probe();
     crate::exit::prepare();
-    let hv = create::<B>(boot);
-    enable_this_cpu::<B>();
+    let hv = create(boot);
+    enable_this_cpu();
     run::release_others(hv);
     for config in configs {
         let name = config.name.clone();
@@ -91,18 +86,19 @@ fn start_with<B: Backend>(boot: &Boot) -> ! {
 }
 
 /// Turns virtualisation on, on this processor; without it the machine cannot go on.
-fn enable_this_cpu<B: Backend>() {
+fn enable_this_cpu() {
     fpu::enable_this_cpu();
-    if let Err(why) = B::enable_this_cpu() {
+    if let Err(why) = any::enable_this_cpu() {
         refuse(format_args!("processor {}: {why}", cpu::this_cpu().id().0));
     }
 }
 
-fn create<B: Backend>(boot: &Boot) -> &'static Hypervisor<Glue<B>> {
+fn create(boot: &Boot) -> &'static Hypervisor<Glue> {
     let options = options();
     let memory_setup::Frames { frames, ranges, hypervisor_frames } = memory_setup::take_memory();
     let policy = Policy::new(host_cpuid, fpu::supported_xcr0(), machine::tsc_scale());
-    let glue = Glue { policy, backend: core::marker::PhantomData };
+    crate::virt::offer_cr4(policy.cr4_mask());
+    let glue = Glue { policy };
     let config = Config {
         heap: HeapConfig { frames, ranges, hypervisor_frames, zeroed: false },
         sched: SchedConfig { timeslice_ns: u64::from(options.timeslice_us) * 1000, ..SchedConfig::default() },
@@ -111,7 +107,7 @@ fn create<B: Backend>(boot: &Boot) -> &'static Hypervisor<Glue<B>> {
     };
     let hv = Hypervisor::new(glue, config);
     trace_ring::start(&hv);
-    info!("{}, {} MiB for guests", B::NAME, memory::figures().free >> 20);
+    info!("{}, {} MiB for guests", any::name(), memory::figures().free >> 20);
     alloc::boxed::Box::leak(alloc::boxed::Box::new(hv))
 }
 

@@ -13,8 +13,10 @@ use ebb_core::hypervisor::{CpuAttention, PerCpu};
 
 use super::{Glue, GuestCpu, Vcpu, enable_this_cpu, trace_ring};
 use crate::cpu::{self, CpuId, Doing};
-use crate::exit::Context;
-use crate::virt::cell::Claim;
+use crate::exit::{Context, Guest};
+use crate::virt::any::AnyVcpu;
+use crate::virt::svm::Svm;
+use crate::virt::vmx::Vmx;
 use crate::virt::{Backend, VirtualCpu, VmExit};
 use crate::{instr, power};
 
@@ -26,15 +28,15 @@ static ENDED: AtomicBool = AtomicBool::new(false);
 static HYPERVISOR: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 
 /// Lets the processors in [`wait_for_start`] go on.
-pub fn release_others<B: Backend>(hv: &'static Hypervisor<Glue<B>>) {
+pub fn release_others(hv: &'static Hypervisor<Glue>) {
     HYPERVISOR.store(core::ptr::from_ref(hv).cast_mut().cast(), Ordering::Release);
-    crate::console::input::listen(|| hypervisor::<B>().cpu().raise(CpuAttention::TYPED));
-    crate::panic::add_to_reports(|line| hypervisor::<B>().describe(line));
+    crate::console::input::listen(|| hypervisor().cpu().raise(CpuAttention::TYPED));
+    crate::panic::add_to_reports(|line| hypervisor().describe(line));
     crate::memory::heap::grow_by(|order| {
-        let hv = hypervisor::<B>();
+        let hv = hypervisor();
         hv.heap.take_for_ever(&hv.machine, order).map(|first| first.0 * 4096)
     });
-    let entry: fn() -> ! = other_processor::<B>;
+    let entry: fn() -> ! = other_processor;
     OTHERS.store(entry as *mut (), Ordering::Release);
     for number in 1..cpu::cpu_count() {
         crate::apic::send_kick(CpuId(number as u16));
@@ -57,19 +59,19 @@ pub fn wait_for_start() -> ! {
     }
 }
 
-fn other_processor<B: Backend>() -> ! {
-    enable_this_cpu::<B>();
-    processor(hypervisor::<B>())
+fn other_processor() -> ! {
+    enable_this_cpu();
+    processor(hypervisor())
 }
 
 /// The hypervisor, for functions that [`release_others`] of the same backend has made known.
-fn hypervisor<B: Backend>() -> &'static Hypervisor<Glue<B>> {
-    // SAFETY: `release_others::<B>` stored a leaked `Hypervisor<Glue<B>>` there before it gave this function to anyone.
-    unsafe { &*HYPERVISOR.load(Ordering::Acquire).cast::<Hypervisor<Glue<B>>>() }
+fn hypervisor() -> &'static Hypervisor<Glue> {
+    // SAFETY: `release_others` stored a leaked `Hypervisor<Glue>` there before it gave this function to anyone.
+    unsafe { &*HYPERVISOR.load(Ordering::Acquire).cast::<Hypervisor<Glue>>() }
 }
 
 /// The loop of one processor.
-pub fn processor<B: Backend>(hv: &'static Hypervisor<Glue<B>>) -> ! {
+pub fn processor(hv: &'static Hypervisor<Glue>) -> ! {
     let mut next = hv.schedule();
     loop {
         next = match next {
@@ -83,7 +85,7 @@ pub fn processor<B: Backend>(hv: &'static Hypervisor<Glue<B>>) -> ! {
 
 /// Turns what the interrupt handlers noted into attention, and serves the timer. Whether there was anything.
 #[inline]
-fn collect<B: Backend>(hv: &Hypervisor<Glue<B>>, per_cpu: &PerCpu<Glue<B>>, this: &cpu::PerCpu) -> bool {
+fn collect(hv: &Hypervisor<Glue>, per_cpu: &PerCpu<Glue>, this: &cpu::PerCpu) -> bool {
     if this.take_timer() {
         per_cpu.raise(CpuAttention::TIMER);
     }
@@ -96,7 +98,7 @@ fn collect<B: Backend>(hv: &Hypervisor<Glue<B>>, per_cpu: &PerCpu<Glue<B>>, this
 }
 
 #[inline(never)]
-fn serve_attention<B: Backend>(hv: &Hypervisor<Glue<B>>, per_cpu: &PerCpu<Glue<B>>) {
+fn serve_attention(hv: &Hypervisor<Glue>, per_cpu: &PerCpu<Glue>) {
     let attention = per_cpu.attention();
     per_cpu.withdraw(CpuAttention::KICK);
     if attention.contains(CpuAttention::TIMER) {
@@ -109,7 +111,7 @@ fn serve_attention<B: Backend>(hv: &Hypervisor<Glue<B>>, per_cpu: &PerCpu<Glue<B
 }
 
 /// Nothing to run: work that nobody waits for, then sleep until an interrupt.
-fn idle<B: Backend>(hv: &Hypervisor<Glue<B>>) -> Option<Vcpu<B>> {
+fn idle(hv: &Hypervisor<Glue>) -> Option<Vcpu> {
     let per_cpu = hv.cpu();
     let this = cpu::this_cpu();
     this.set_activity(Doing::Idle, 0, 0, 0);
@@ -131,7 +133,7 @@ fn idle<B: Backend>(hv: &Hypervisor<Glue<B>>) -> Option<Vcpu<B>> {
 }
 
 /// The last domain is gone: the final samples, the end of the trace, and off. One CPU does it, the others stop.
-fn end<B: Backend>(hv: &Hypervisor<Glue<B>>, status: u8) -> ! {
+fn end(hv: &Hypervisor<Glue>, status: u8) -> ! {
     if ENDED.swap(true, Ordering::AcqRel) {
         instr::halt_forever();
     }
@@ -141,12 +143,25 @@ fn end<B: Backend>(hv: &Hypervisor<Glue<B>>, status: u8) -> ! {
 }
 
 /// Runs `vcpu` until the scheduler chooses something else, and returns that.
-fn run<B: Backend>(hv: &Hypervisor<Glue<B>>, vcpu: &Vcpu<B>) -> Option<Vcpu<B>> {
+fn run(hv: &Hypervisor<Glue>, vcpu: &Vcpu) -> Option<Vcpu> {
+    let mut claim = vcpu.arch.claim();
+    let GuestCpu { hw, msrs } = &mut *claim;
+    let next = match hw {
+        AnyVcpu::Svm(hw) => run_on::<Svm>(hv, vcpu, Guest { hw, msrs }),
+        AnyVcpu::Vmx(hw) => run_on::<Vmx>(hv, vcpu, Guest { hw, msrs }),
+    };
+    drop(claim);
+    hv.context_saved(vcpu);
+    next
+}
+
+/// [`run`] for one vendor.
+fn run_on<B: Backend>(hv: &Hypervisor<Glue>, vcpu: &Vcpu, guest: Guest<'_, B>) -> Option<Vcpu> {
     let per_cpu = hv.cpu();
     let this = cpu::this_cpu();
-    let state: &ebb_core::Vcpu<Glue<B>> = vcpu;
-    let mut guest = state.arch.claim();
-    guest.hw.load();
+    let state: &ebb_core::Vcpu<Glue> = vcpu;
+    let mut context = Context { hv, vcpu, guest };
+    context.guest.hw.load();
     let exiting = cpu::pack_activity(Doing::Exit, vcpu.domain().id.0, state.id.0 as u16, 0);
     let next = loop {
         let reschedule = collect(hv, per_cpu, this) && per_cpu.attention().contains(CpuAttention::RESCHEDULE);
@@ -157,24 +172,22 @@ fn run<B: Backend>(hv: &Hypervisor<Glue<B>>, vcpu: &Vcpu<B>) -> Option<Vcpu<B>> 
             }
             continue;
         }
-        let Some(exit) = enter(hv, per_cpu, vcpu, state, &mut guest) else { continue };
+        let Some(exit) = enter::<B>(hv, per_cpu, vcpu, state, context.guest.hw) else { continue };
         this.set_packed_activity(exiting);
-        Context { hv, vcpu, guest: &mut guest }.handle(&exit);
+        context.handle(&exit);
     };
-    guest.hw.unload();
-    drop(guest);
-    hv.context_saved(vcpu);
+    context.guest.hw.unload();
     next
 }
 
 /// One entry, until the exit that ends it; none when something came up just before.
 #[inline]
 fn enter<B: Backend>(
-    hv: &Hypervisor<Glue<B>>,
-    per_cpu: &PerCpu<Glue<B>>,
-    vcpu: &Vcpu<B>,
-    state: &ebb_core::Vcpu<Glue<B>>,
-    guest: &mut Claim<'_, GuestCpu<B>>,
+    hv: &Hypervisor<Glue>,
+    per_cpu: &PerCpu<Glue>,
+    vcpu: &Vcpu,
+    state: &ebb_core::Vcpu<Glue>,
+    hw: &mut B::Vcpu,
 ) -> Option<VmExit> {
     let domain = vcpu.domain();
     // From here on a CPU that changes translations or wants this one's attention sends a kick, which ends the entry.
@@ -185,17 +198,17 @@ fn enter<B: Backend>(
     }
     let stale = state.translations_are_stale(domain.memory.translation_generation());
     if hv.nothing_waits(state) {
-        guest.hw.prepare_quiet(stale);
+        hw.prepare_quiet(stale);
     } else {
-        plan_entry(hv, vcpu, guest, stale);
+        plan_entry::<B>(hv, vcpu, hw, stale);
     }
-    let exit = guest.hw.run();
+    let exit = hw.run();
     per_cpu.leave_guest();
     state.counters.count_exit();
     if exit == VmExit::ExternalInterrupt {
         instr::take_interrupts();
     }
-    if let Some(tpr) = guest.hw.take_changed_tpr() {
+    if let Some(tpr) = hw.take_changed_tpr() {
         hv.set_tpr(vcpu, tpr);
     }
     Some(exit)
@@ -203,11 +216,11 @@ fn enter<B: Backend>(
 
 /// The preparation of an entry for which something waits.
 #[inline(never)]
-fn plan_entry<B: Backend>(hv: &Hypervisor<Glue<B>>, vcpu: &Vcpu<B>, guest: &mut Claim<'_, GuestCpu<B>>, stale: bool) {
-    let mut plan = hv.prepare_entry(vcpu, guest.hw.interruptibility());
+fn plan_entry<B: Backend>(hv: &Hypervisor<Glue>, vcpu: &Vcpu, hw: &mut B::Vcpu, stale: bool) {
+    let mut plan = hv.prepare_entry(vcpu, hw.interruptibility());
     plan.flush_tlb = stale;
     if let Some(start) = &plan.start {
-        guest.hw.start(start, vcpu.domain().memory.nested_root());
+        hw.start(start, vcpu.domain().memory.nested_root());
     }
-    guest.hw.prepare(&plan);
+    hw.prepare(&plan);
 }

@@ -14,7 +14,6 @@ use zerocopy::IntoBytes;
 use super::Glue;
 use crate::cpu::{self, MAX_CPUS};
 use crate::options::options;
-use crate::virt::Backend;
 use crate::{console, time};
 
 /// Bytes of a ring.
@@ -39,7 +38,7 @@ static MASK: AtomicU64 = AtomicU64::new(0);
 static RINGS: [spin::Mutex<Option<Ring>>; MAX_CPUS] = [const { spin::Mutex::new(None) }; MAX_CPUS];
 
 /// Makes the rings, if tracing was asked for, and sends the start record.
-pub fn start<B: Backend>(hv: &Hypervisor<Glue<B>>) {
+pub fn start(hv: &Hypervisor<Glue>) {
     if !options().trace {
         return;
     }

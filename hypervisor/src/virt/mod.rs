@@ -2,18 +2,36 @@
 //!
 //! `svm` and `vmx` implement [`Backend`] and [`VirtualCpu`], file by file alike. They translate; they decide nothing.
 //! Everything above (the exit dispatcher, the core, the run loop) is generic over the backend and chosen once, at
-//! boot, by [`crate::glue::start`].
+//! boot, by [`any`].
 
 use core::fmt;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use ebb_core::hypercall::{GuestPaging, Width};
 use ebb_core::p2m::EntryFormat;
 use ebb_core::vcpu::{EntryPlan, Interruptibility, StartState};
 use shared_abi::xen::Mfn;
 
+pub mod any;
+mod asid;
 pub mod cell;
 pub mod fpu;
+mod page;
 pub mod svm;
+pub mod vmx;
+
+/// Bits of CR4 that guests may set.
+static OFFERED_CR4: AtomicU64 = AtomicU64::new(0);
+
+/// Says which bits of CR4 guests may set. Before any vCPU exists.
+pub fn offer_cr4(bits: u64) {
+    OFFERED_CR4.store(bits, Ordering::Relaxed);
+}
+
+/// Bits of CR4 that guests may set.
+pub fn offered_cr4() -> u64 {
+    OFFERED_CR4.load(Ordering::Relaxed)
+}
 
 /// Numbers of the general registers, as instructions encode them.
 pub mod register {

@@ -11,10 +11,10 @@ use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use ebb_core::p2m::npt::Npt;
 
 use crate::cpu::{MAX_CPUS, this_cpu};
-use crate::virt::Backend;
+use crate::virt::page::Page;
+use crate::virt::{Backend, asid};
 use crate::{instr, memory};
 
-mod asid;
 mod exit;
 mod permissions;
 mod run;
@@ -79,10 +79,8 @@ impl Backend for Svm {
     }
 
     fn enable_this_cpu() -> Result<(), &'static str> {
-        #[repr(C, align(4096))]
-        struct Page([u8; 4096]);
-        let save = Box::leak(Box::new(Page([0; 4096])));
-        let host = Box::leak(Box::new(Page([0; 4096])));
+        let save = Box::leak(Page::zeroed());
+        let host = Box::leak(Page::zeroed());
         let host_address = memory::virt_to_phys(host.0.as_ptr());
         // SAFETY: `probe` found SVM; the save area is a page of our own that is never freed; VMSAVE writes the host's
         // FS, GS, TR, LDTR and SYSCALL state into another such page.

@@ -4,6 +4,7 @@
 use alloc::boxed::Box;
 
 use crate::memory;
+use crate::virt::page::Page;
 
 /// MSRs a guest reads and writes without an exit.
 const FREE: [u32; 11] = [
@@ -20,11 +21,6 @@ const FREE: [u32; 11] = [
     0xc000_0103, // TSC_AUX
 ];
 
-#[repr(C, align(4096))]
-struct IoMap([u8; 3 * 4096]);
-#[repr(C, align(4096))]
-struct MsrMap([u8; 2 * 4096]);
-
 struct Maps {
     io: u64,
     msr: u64,
@@ -35,13 +31,13 @@ static MAPS: spin::Once<Maps> = spin::Once::new();
 /// Makes the maps, once.
 pub fn prepare() {
     MAPS.call_once(|| {
-        let io = Box::leak(Box::new(IoMap([0xff; 3 * 4096])));
-        let msr = Box::leak(Box::new(MsrMap([0xff; 2 * 4096])));
+        let io = Box::leak(Page::run(3, 0xff));
+        let msr = Box::leak(Page::run(2, 0xff));
         for number in FREE {
             let (byte, shift) = position(number);
-            msr.0[byte] &= !(3 << shift);
+            msr[byte / 4096].0[byte % 4096] &= !(3 << shift);
         }
-        Maps { io: memory::virt_to_phys(io.0.as_ptr()), msr: memory::virt_to_phys(msr.0.as_ptr()) }
+        Maps { io: memory::virt_to_phys(io.as_ptr()), msr: memory::virt_to_phys(msr.as_ptr()) }
     });
 }
 

@@ -8,13 +8,13 @@ use ebb_core::hypercall::{GuestPaging, Width};
 use ebb_core::vcpu::{EntryPlan, Injection, Interruptibility, Segment, StartState};
 use shared_abi::xen::Mfn;
 
-use super::asid::{self, Asid};
 use super::vmcb::{
     ControlArea, SaveArea, Vmcb, VmcbSegment, clean, event, exit as code, intercept, tlb_control, vintr,
 };
 use super::{EFER_SVME, exit, feature, has, host_block, permissions, run};
 use crate::cpu::this_cpu;
 use crate::memory;
+use crate::virt::asid::{self, Asid};
 use crate::virt::fpu::Fpu;
 use crate::virt::{InstructionBytes, SegmentName, VirtualCpu, VmExit, register, vector};
 

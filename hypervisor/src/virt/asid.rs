@@ -1,4 +1,5 @@
-//! Address-space identifiers: one per vCPU on the CPU it runs on, so that translations survive an exit and a switch.
+//! Address-space identifiers (AMD: ASID, Intel: VPID): one per vCPU on the CPU it runs on, so that translations survive
+//! an exit and a switch.
 //!
 //! Each CPU hands out identifiers in order. When they run out it starts a new generation with a full flush; a vCPU
 //! whose identifier is of an old generation, or of another CPU, gets a new one. Identifier 0 is the host's.

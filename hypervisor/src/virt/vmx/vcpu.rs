@@ -1,0 +1,626 @@
+//! A vCPU on VMX: its control structure, general registers, and what is switched with the vCPU.
+//!
+//! The control structure is current from [`VirtualCpu::load`] to [`VirtualCpu::unload`], and every other method is
+//! called in between. `unload` writes it to memory, so that any CPU can load it next.
+#![allow(unsafe_code)] // The world switch itself, and MSRs that are switched by hand.
+
+use alloc::boxed::Box;
+use core::fmt;
+use core::sync::atomic::Ordering;
+
+use ebb_core::hypercall::{GuestPaging, Width};
+use ebb_core::vcpu::{EntryPlan, Injection, Interruptibility, Segment, StartState};
+use shared_abi::xen::Mfn;
+use x86::vmx::vmcs::control::{EntryControls, PrimaryControls};
+use x86::vmx::vmcs::{control, guest, host, ro};
+
+use super::exit::{self, INFO_ERROR, INFO_TYPE_MASK, INFO_TYPE_NMI, INFO_VALID, reason};
+use super::{POLLED_INTERRUPTS, capability, controls, has, invalidate, permissions, region, run, vmcs};
+use crate::cpu::{CODE_SELECTOR, DATA_SELECTOR, TSS_SELECTOR, this_cpu};
+use crate::virt::asid::{self, Asid};
+use crate::virt::fpu::Fpu;
+use crate::virt::page::Page;
+use crate::virt::{InstructionBytes, SegmentName, VirtualCpu, VmExit, register, vector};
+use crate::{instr, memory};
+
+const AR_UNUSABLE: u32 = 1 << 16;
+const AR_LONG: u32 = 1 << 13;
+const AR_DEFAULT_32: u32 = 1 << 14;
+const EFER_LMA: u64 = 1 << 10;
+const RFLAGS_IF: u64 = 1 << 9;
+const CR0_NE: u64 = 1 << 5;
+/// Bits of CR0 that are not the guest's: numeric errors stay on, as VMX demands, and caches too. It sees what it wrote.
+const CR0_MASK: u64 = CR0_NE | 3 << 29;
+const CR4_VMXE: u64 = 1 << 13;
+const RESET_DR6: u64 = 0xffff_0ff0;
+const RESET_PAT: u64 = 0x0007_0406_0007_0406;
+
+const INTERRUPTIBILITY_STI: u32 = 1 << 0;
+const INTERRUPTIBILITY_MOV_SS: u32 = 1 << 1;
+const INTERRUPTIBILITY_NMI: u32 = 1 << 3;
+const TYPE_HARDWARE_EXCEPTION: u32 = 3 << 8;
+
+/// Cycles between two PAUSEs of one loop, and cycles of such a loop before an exit.
+const PAUSE_GAP: u64 = 128;
+const PAUSE_WINDOW: u64 = 4096;
+/// The preemption timer's ticks where interrupts are looked for by it.
+const POLL_TICKS: u64 = 20_000;
+
+const MSR_EFER: u32 = 0xc000_0080;
+const MSR_PAT: u32 = 0x277;
+const MSR_DEBUGCTL: u32 = 0x1d9;
+/// MSRs that no field of the control structure switches: STAR, LSTAR, CSTAR, SFMASK, kernel GS base. The hypervisor uses
+/// none of them.
+const SWITCHED: [u32; 5] = [0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 0xc000_0102];
+/// Where the virtual-APIC page has the task priority.
+const APIC_TPR: usize = 0x80;
+
+/// A vCPU on VMX.
+pub struct VmxVcpu {
+    _structure: Box<Page>,
+    address: u64,
+    apic: Box<Page>,
+    registers: run::GuestRegisters,
+    fpu: Fpu,
+    switched: [u64; SWITCHED.len()],
+    /// CR2 and DR6 while the vCPU is not loaded.
+    page_fault_address: u64,
+    debug_status: u64,
+    asid: Asid,
+    ept_pointer: u64,
+    /// Whether the structure has been launched since it was last cleared.
+    launched: bool,
+    /// CPU the structure was last entered on.
+    last_cpu: u16,
+    /// Why the last entry was refused, if it was (VM-instruction error).
+    refused: u32,
+    /// The primary controls as they are in the structure.
+    primary: u32,
+    /// Task priority as last told to the hardware.
+    tpr: u8,
+}
+
+/// The four fields of a segment, by the encoding of its selector.
+struct SegmentFields {
+    selector: u32,
+    limit: u32,
+    rights: u32,
+    base: u32,
+}
+
+impl SegmentFields {
+    fn at(selector: u32) -> Self {
+        let index = selector - guest::ES_SELECTOR;
+        Self {
+            selector,
+            limit: guest::ES_LIMIT + index,
+            rights: guest::ES_ACCESS_RIGHTS + index,
+            base: guest::ES_BASE + index,
+        }
+    }
+
+    fn write(&self, segment: &Segment) {
+        let attributes = u32::from(segment.attributes);
+        let usable = attributes & 0x80 != 0;
+        let rights = if usable { attributes & 0xff | (attributes & 0xf00) << 4 } else { AR_UNUSABLE };
+        vmcs::write(self.selector, u64::from(segment.selector));
+        vmcs::write32(self.limit, segment.limit);
+        vmcs::write32(self.rights, rights);
+        vmcs::write(self.base, segment.base);
+    }
+}
+
+impl VmxVcpu {
+    /// A vCPU that must be started before it is entered.
+    pub fn new() -> Self {
+        let structure = region();
+        let address = memory::virt_to_phys(&raw const *structure);
+        Self {
+            _structure: structure,
+            address,
+            apic: Page::zeroed(),
+            registers: run::GuestRegisters::default(),
+            fpu: Fpu::default(),
+            switched: [0; SWITCHED.len()],
+            page_fault_address: 0,
+            debug_status: RESET_DR6,
+            asid: Asid::NONE,
+            ept_pointer: 0,
+            launched: false,
+            last_cpu: u16::MAX,
+            refused: 0,
+            primary: 0,
+            tpr: 0,
+        }
+    }
+
+    fn set_up_controls(&mut self, nested_root: Mfn) {
+        const WRITE_BACK: u64 = 6;
+        const WALK_OF_FOUR: u64 = 3 << 3;
+        const ACCESSED_DIRTY: u64 = 1 << 6;
+        let flags = if has(capability::ACCESSED_DIRTY) { ACCESSED_DIRTY } else { 0 };
+        self.ept_pointer = nested_root.0 << 12 | WRITE_BACK | WALK_OF_FOUR | flags;
+        self.primary = controls::PRIMARY.get();
+        vmcs::write32(control::PINBASED_EXEC_CONTROLS, controls::PIN.get());
+        vmcs::write32(control::PRIMARY_PROCBASED_EXEC_CONTROLS, self.primary);
+        vmcs::write32(control::SECONDARY_PROCBASED_EXEC_CONTROLS, controls::SECONDARY.get());
+        vmcs::write32(control::VMEXIT_CONTROLS, controls::EXIT.get());
+        vmcs::write32(control::VMENTRY_CONTROLS, controls::ENTRY.get());
+        let watched = 1 << vector::DEBUG | 1 << vector::ALIGNMENT_CHECK | 1 << vector::MACHINE_CHECK;
+        vmcs::write32(control::EXCEPTION_BITMAP, watched);
+        vmcs::write(control::EPTP_FULL, self.ept_pointer);
+        vmcs::write(control::MSR_BITMAPS_ADDR_FULL, permissions::address());
+        vmcs::write(control::VIRT_APIC_ADDR_FULL, memory::virt_to_phys(&raw const *self.apic));
+        vmcs::write(control::PLE_GAP, PAUSE_GAP);
+        vmcs::write(control::PLE_WINDOW, PAUSE_WINDOW);
+        for field in [
+            control::TPR_THRESHOLD,
+            control::PAGE_FAULT_ERR_CODE_MASK,
+            control::PAGE_FAULT_ERR_CODE_MATCH,
+            control::CR3_TARGET_COUNT,
+            control::VMEXIT_MSR_STORE_COUNT,
+            control::VMEXIT_MSR_LOAD_COUNT,
+            control::VMENTRY_MSR_LOAD_COUNT,
+            control::VMENTRY_INTERRUPTION_INFO_FIELD,
+        ] {
+            vmcs::write(field, 0);
+        }
+    }
+
+    /// CR0 and CR4 have bits that are not the guest's. Writing a forbidden bit of CR4 exits, and faults; a write of CR0
+    /// that changes one of ours exits, and runs again once the guest's view of those bits is what it writes.
+    fn set_up_registers(state: &StartState) {
+        let cr4_offered = crate::virt::offered_cr4();
+        vmcs::write(control::CR0_GUEST_HOST_MASK, CR0_MASK);
+        vmcs::write(control::CR0_READ_SHADOW, state.cr0);
+        vmcs::write(guest::CR0, state.cr0 & !CR0_MASK | CR0_NE);
+        vmcs::write(control::CR4_GUEST_HOST_MASK, !cr4_offered);
+        vmcs::write(control::CR4_READ_SHADOW, 0);
+        vmcs::write(guest::CR4, state.cr4 & cr4_offered | CR4_VMXE);
+        vmcs::write(guest::CR3, state.cr3);
+        vmcs::write(guest::DR7, 0x400);
+        vmcs::write(guest::RSP, state.general[register::RSP]);
+        vmcs::write(guest::RIP, state.rip);
+        vmcs::write(guest::RFLAGS, state.rflags | 2);
+        vmcs::write(guest::IA32_EFER_FULL, state.efer);
+        vmcs::write(guest::IA32_PAT_FULL, RESET_PAT);
+        vmcs::write(guest::LINK_PTR_FULL, u64::MAX);
+        for field in [
+            guest::IA32_DEBUGCTL_FULL,
+            guest::INTERRUPTIBILITY_STATE,
+            guest::ACTIVITY_STATE,
+            guest::PENDING_DBG_EXCEPTIONS,
+            guest::IA32_SYSENTER_CS,
+            guest::IA32_SYSENTER_ESP,
+            guest::IA32_SYSENTER_EIP,
+            guest::GDTR_BASE,
+            guest::IDTR_BASE,
+        ] {
+            vmcs::write(field, 0);
+        }
+        vmcs::write32(guest::GDTR_LIMIT, 0xffff);
+        vmcs::write32(guest::IDTR_LIMIT, 0xffff);
+    }
+
+    fn set_up_segments(state: &StartState) {
+        let absent = Segment { selector: 0, attributes: 0, limit: 0xffff, base: 0 };
+        let all = [
+            (guest::ES_SELECTOR, &state.es),
+            (guest::CS_SELECTOR, &state.cs),
+            (guest::SS_SELECTOR, &state.ss),
+            (guest::DS_SELECTOR, &state.ds),
+            (guest::FS_SELECTOR, &state.es),
+            (guest::GS_SELECTOR, &state.es),
+            (guest::LDTR_SELECTOR, &absent),
+            (guest::TR_SELECTOR, &state.tr),
+        ];
+        for (fields, segment) in all {
+            SegmentFields::at(fields).write(segment);
+        }
+    }
+
+    /// What the processor is to be after an exit on this CPU.
+    fn set_up_host() {
+        let (_, tss) = this_cpu().table_addresses();
+        // SAFETY: these registers exist on every processor with VMX and long mode.
+        let (efer, pat) = unsafe { (instr::rdmsr(MSR_EFER), instr::rdmsr(MSR_PAT)) };
+        let (gdt, idt) = instr::descriptor_table_bases();
+        let area = core::ptr::from_ref(this_cpu()) as u64;
+        for (field, value) in [
+            (host::CR0, instr::cr0()),
+            (host::CR3, instr::cr3()),
+            (host::CR4, instr::cr4()),
+            (host::CS_SELECTOR, u64::from(CODE_SELECTOR)),
+            (host::SS_SELECTOR, u64::from(DATA_SELECTOR)),
+            (host::DS_SELECTOR, u64::from(DATA_SELECTOR)),
+            (host::ES_SELECTOR, u64::from(DATA_SELECTOR)),
+            (host::FS_SELECTOR, 0),
+            (host::GS_SELECTOR, 0),
+            (host::TR_SELECTOR, u64::from(TSS_SELECTOR)),
+            (host::FS_BASE, 0),
+            (host::GS_BASE, area),
+            (host::TR_BASE, tss),
+            (host::GDTR_BASE, gdt),
+            (host::IDTR_BASE, idt),
+            (host::IA32_EFER_FULL, efer),
+            (host::IA32_PAT_FULL, pat),
+            (host::IA32_SYSENTER_CS, 0),
+            (host::IA32_SYSENTER_ESP, 0),
+            (host::IA32_SYSENTER_EIP, 0),
+            (host::RIP, run::vmx_exit as *const () as u64),
+        ] {
+            vmcs::write(field, value);
+        }
+    }
+
+    /// Gives the entry an address-space identifier, a new one on another CPU, and drops translations that must go.
+    /// Translations of guest-physical addresses belong to the table, not to the identifier: on another CPU than the last
+    /// one there may be old ones.
+    fn place(&mut self, flush: bool) {
+        let cpu = this_cpu().id();
+        let moved = self.last_cpu != cpu.0;
+        if moved {
+            self.last_cpu = cpu.0;
+            Self::set_up_host();
+        }
+        if !self.asid.is_valid_on(cpu) {
+            let (asid, flush_all) = asid::allocate(cpu);
+            self.asid = asid;
+            vmcs::write(control::VPID, u64::from(asid.number));
+            if flush_all {
+                invalidate::everything();
+            }
+        }
+        if moved || flush {
+            invalidate::translations_of(self.ept_pointer);
+        }
+    }
+
+    /// Changes the primary controls if they are others.
+    fn set_primary(&mut self, value: u32) {
+        if self.primary != value {
+            self.primary = value;
+            vmcs::write32(control::PRIMARY_PROCBASED_EXEC_CONTROLS, value);
+        }
+    }
+
+    /// Asks for exits when the guest can take an interrupt, or an NMI, or withdraws that.
+    fn set_windows(&mut self, interrupt: bool, nmi: bool) {
+        let interrupt = if interrupt { PrimaryControls::INTERRUPT_WINDOW_EXITING.bits() } else { 0 };
+        let nmi = if nmi { PrimaryControls::NMI_WINDOW_EXITING.bits() } else { 0 };
+        self.set_primary(controls::PRIMARY.get() | interrupt | nmi);
+    }
+
+    fn inject(info: u32, error: u32) {
+        vmcs::write32(control::VMENTRY_EXCEPTION_ERR_CODE, error);
+        vmcs::write32(control::VMENTRY_INTERRUPTION_INFO_FIELD, info);
+    }
+
+    /// An event whose delivery the exit cut short is delivered by the next entry.
+    fn repeat_interrupted_event() {
+        let info = vmcs::read32(ro::IDT_VECTORING_INFO);
+        if info & INFO_VALID == 0 {
+            return;
+        }
+        let mut state = vmcs::read32(guest::INTERRUPTIBILITY_STATE);
+        if info & INFO_TYPE_MASK == INFO_TYPE_NMI {
+            state &= !INTERRUPTIBILITY_NMI;
+        }
+        vmcs::write32(guest::INTERRUPTIBILITY_STATE, state & !(INTERRUPTIBILITY_STI | INTERRUPTIBILITY_MOV_SS));
+        // Software interrupts and exceptions need the length of the instruction they come from.
+        vmcs::write(control::VMENTRY_INSTRUCTION_LEN, vmcs::read(ro::VMEXIT_INSTRUCTION_LEN));
+        let error = if info & INFO_ERROR != 0 { vmcs::read32(ro::IDT_VECTORING_ERR_CODE) } else { 0 };
+        // Bit 12 is undefined here and reserved there.
+        Self::inject(info & !(1 << 12), error);
+    }
+
+    /// An exit in the middle of an IRET that would have ended an NMI: the NMI goes on.
+    fn restore_nmi_blocking(code: u32) {
+        const BY_IRET: u64 = 1 << 12;
+        let by_iret = match code {
+            reason::EPT_VIOLATION => vmcs::read(ro::EXIT_QUALIFICATION) & BY_IRET != 0,
+            reason::EXCEPTION_OR_NMI => {
+                let info = vmcs::read(ro::VMEXIT_INTERRUPTION_INFO);
+                info & BY_IRET != 0 && info as u8 != 8
+            }
+            _ => false,
+        };
+        if by_iret && vmcs::read32(ro::IDT_VECTORING_INFO) & INFO_VALID == 0 {
+            let state = vmcs::read32(guest::INTERRUPTIBILITY_STATE);
+            vmcs::write32(guest::INTERRUPTIBILITY_STATE, state | INTERRUPTIBILITY_NMI);
+        }
+    }
+
+    /// Entries and exits follow EFER.LMA, which the guest changes by turning paging on and off.
+    fn follow_long_mode() {
+        let long = vmcs::read(guest::IA32_EFER_FULL) & EFER_LMA != 0;
+        let bit = if long { EntryControls::IA32E_MODE_GUEST.bits() } else { 0 };
+        vmcs::write32(control::VMENTRY_CONTROLS, controls::ENTRY.get() | bit);
+    }
+
+    /// A write of CR0 that changes bits of ours: the guest sees them as it wants, and runs the instruction again.
+    fn rewrite_cr0(&self) -> bool {
+        let qualification = vmcs::read(ro::EXIT_QUALIFICATION);
+        let is_move_to_cr0 = qualification & 0x3f == 0;
+        if is_move_to_cr0 {
+            let value = self.general((qualification >> 8 & 0xf) as usize);
+            vmcs::write(control::CR0_READ_SHADOW, value);
+        }
+        is_move_to_cr0
+    }
+
+    fn write_apic_tpr(&mut self, tpr: u8) {
+        // SAFETY: a byte of our own page, which the processor reads while the guest runs.
+        unsafe { (&raw mut self.apic.0[APIC_TPR]).write_volatile(tpr) };
+    }
+
+    fn is_64_bit(&self) -> bool {
+        vmcs::read32(guest::CS_ACCESS_RIGHTS) & AR_LONG != 0 && vmcs::read(guest::IA32_EFER_FULL) & EFER_LMA != 0
+    }
+}
+
+impl VirtualCpu for VmxVcpu {
+    fn start(&mut self, state: &StartState, nested_root: Mfn) {
+        self.set_up_controls(nested_root);
+        Self::set_up_registers(state);
+        Self::set_up_segments(state);
+        self.registers.0 = [0; 16];
+        self.registers.0[..8].copy_from_slice(&state.general);
+        self.write_apic_tpr(0);
+        self.asid = Asid::NONE;
+        self.tpr = 0;
+    }
+
+    fn load(&mut self) {
+        if self.last_cpu == u16::MAX {
+            // What a new structure's page holds besides the revision is the processor's to make.
+            assert!(vmcs::clear(self.address), "VMCLEAR failed");
+        }
+        assert!(vmcs::load(self.address), "VMPTRLD failed");
+        for (msr, value) in SWITCHED.into_iter().zip(self.switched) {
+            // SAFETY: the MSR exists on every processor with long mode; the value is one that it had, or zero; the
+            // hypervisor neither uses SYSCALL nor SWAPGS.
+            unsafe { instr::wrmsr(msr, value) };
+        }
+        // SAFETY: neither register has an effect on the hypervisor, which reads CR2 only in its own page faults, and then
+        // stops; every value of CR2 is legal, and DR6 gets what it had.
+        unsafe {
+            instr::set_cr2(self.page_fault_address);
+            instr::set_dr6(self.debug_status);
+        }
+        self.fpu.load();
+    }
+
+    fn unload(&mut self) {
+        self.fpu.save();
+        self.page_fault_address = instr::cr2();
+        self.debug_status = instr::dr6();
+        for (msr, value) in SWITCHED.into_iter().zip(&mut self.switched) {
+            // SAFETY: the MSR exists, as in `load`.
+            *value = unsafe { instr::rdmsr(msr) };
+        }
+        assert!(vmcs::clear(self.address), "VMCLEAR failed");
+        self.launched = false;
+    }
+
+    fn prepare(&mut self, plan: &EntryPlan) {
+        self.place(plan.flush_tlb);
+        self.set_windows(plan.interrupt_window, plan.nmi_window);
+        match plan.inject {
+            Some(Injection::External(number)) => Self::inject(INFO_VALID | u32::from(number), 0),
+            Some(Injection::Nmi) => Self::inject(INFO_VALID | INFO_TYPE_NMI | 2, 0),
+            None => {}
+        }
+    }
+
+    #[inline]
+    fn prepare_quiet(&mut self, flush_tlb: bool) {
+        self.place(flush_tlb);
+        self.set_windows(false, false);
+    }
+
+    fn run(&mut self) -> VmExit {
+        loop {
+            Self::follow_long_mode();
+            let polled = POLLED_INTERRUPTS.load(Ordering::Relaxed);
+            if polled {
+                vmcs::write(guest::VMX_PREEMPTION_TIMER_VALUE, POLL_TICKS);
+            }
+            // SAFETY: the structure is current and complete (`load`, `start`, `place`), `launched` is kept with it, and
+            // the hypervisor runs with interrupts off.
+            let refused = unsafe { run::vmx_run(&raw mut self.registers, u64::from(self.launched)) } != 0;
+            if refused {
+                self.refused = vmcs::read32(ro::VM_INSTRUCTION_ERROR);
+                return VmExit::InvalidState;
+            }
+            let code = vmcs::read32(ro::EXIT_REASON);
+            if code & reason::ENTRY_FAILED != 0 {
+                return VmExit::InvalidState;
+            }
+            self.launched = true;
+            Self::restore_nmi_blocking(code);
+            Self::repeat_interrupted_event();
+            if code == reason::CONTROL_REGISTER && self.rewrite_cr0() {
+                continue;
+            }
+            let exit = exit::translate(code);
+            if exit == VmExit::Nmi {
+                // SAFETY: no handler of an NMI runs; this ends the blocking that the exit began.
+                unsafe { run::vmx_unblock_nmis() };
+            }
+            if polled {
+                instr::take_interrupts();
+            }
+            return exit;
+        }
+    }
+
+    fn general(&self, number: usize) -> u64 {
+        if number == register::RSP { vmcs::read(guest::RSP) } else { self.registers.0[number] }
+    }
+
+    fn set_general(&mut self, number: usize, value: u64) {
+        if number == register::RSP {
+            vmcs::write(guest::RSP, value);
+        } else {
+            self.registers.0[number] = value;
+        }
+    }
+
+    fn rip(&self) -> u64 {
+        vmcs::read(guest::RIP)
+    }
+
+    fn set_rip(&mut self, rip: u64) {
+        vmcs::write(guest::RIP, if self.is_64_bit() { rip } else { rip & 0xffff_ffff });
+        let state = vmcs::read32(guest::INTERRUPTIBILITY_STATE);
+        if state & (INTERRUPTIBILITY_STI | INTERRUPTIBILITY_MOV_SS) != 0 {
+            vmcs::write32(guest::INTERRUPTIBILITY_STATE, state & !(INTERRUPTIBILITY_STI | INTERRUPTIBILITY_MOV_SS));
+        }
+    }
+
+    fn advance(&mut self, _length: u64) {
+        self.set_rip(self.rip().wrapping_add(vmcs::read(ro::VMEXIT_INSTRUCTION_LEN)));
+    }
+
+    fn advance_io(&mut self) {
+        self.advance(0);
+    }
+
+    fn rflags(&self) -> u64 {
+        vmcs::read(guest::RFLAGS)
+    }
+
+    fn set_rflags(&mut self, rflags: u64) {
+        vmcs::write(guest::RFLAGS, rflags | 2);
+    }
+
+    fn paging(&self) -> GuestPaging {
+        let shadow = vmcs::read(control::CR0_READ_SHADOW);
+        GuestPaging {
+            cr0: vmcs::read(guest::CR0) & !CR0_MASK | shadow & CR0_MASK,
+            cr3: vmcs::read(guest::CR3),
+            cr4: vmcs::read(guest::CR4) & !CR4_VMXE,
+            efer: vmcs::read(guest::IA32_EFER_FULL),
+            cpl: (vmcs::read32(guest::SS_ACCESS_RIGHTS) >> 5 & 3) as u8,
+            interrupts: self.rflags() & RFLAGS_IF != 0,
+        }
+    }
+
+    fn width(&self) -> Width {
+        if self.is_64_bit() { Width::Bits64 } else { Width::Bits32 }
+    }
+
+    fn segment_base(&self, segment: SegmentName) -> u64 {
+        let flat = self.is_64_bit() && !matches!(segment, SegmentName::Fs | SegmentName::Gs);
+        if flat { 0 } else { vmcs::read(guest::ES_BASE + 2 * segment as u32) }
+    }
+
+    fn code_bits(&self) -> u32 {
+        match vmcs::read32(guest::CS_ACCESS_RIGHTS) {
+            _ if self.is_64_bit() => 64,
+            rights if rights & AR_DEFAULT_32 != 0 => 32,
+            _ => 16,
+        }
+    }
+
+    fn interruptibility(&self) -> Interruptibility {
+        let state = vmcs::read32(guest::INTERRUPTIBILITY_STATE);
+        let shadow = state & (INTERRUPTIBILITY_STI | INTERRUPTIBILITY_MOV_SS) != 0;
+        Interruptibility {
+            interrupts: self.rflags() & RFLAGS_IF != 0 && !shadow,
+            nmi: state & INTERRUPTIBILITY_NMI == 0 && !shadow,
+            occupied: vmcs::read32(control::VMENTRY_INTERRUPTION_INFO_FIELD) & INFO_VALID != 0,
+        }
+    }
+
+    fn inject_exception(&mut self, number: u8, error: Option<u32>) {
+        let with_error = if error.is_some() { INFO_ERROR } else { 0 };
+        Self::inject(INFO_VALID | TYPE_HARDWARE_EXCEPTION | with_error | u32::from(number), error.unwrap_or(0));
+    }
+
+    fn set_page_fault_address(&mut self, address: u64) {
+        // CR2 is not switched by the processor: what is in it when the guest runs is the guest's.
+        // SAFETY: the hypervisor reads CR2 only in its own page faults, which stop it.
+        unsafe { instr::set_cr2(address) };
+    }
+
+    fn instruction_bytes(&self) -> InstructionBytes {
+        InstructionBytes::default()
+    }
+
+    fn take_changed_tpr(&mut self) -> Option<u8> {
+        // SAFETY: a byte of our own page, which the processor writes while the guest runs.
+        let now = unsafe { (&raw const self.apic.0[APIC_TPR]).read_volatile() } & 0xf0;
+        (now != self.tpr & 0xf0).then(|| {
+            self.tpr = now;
+            now
+        })
+    }
+
+    fn set_tpr(&mut self, tpr: u8) {
+        self.tpr = tpr;
+        self.write_apic_tpr(tpr);
+    }
+
+    fn read_msr(&self, msr: u32) -> Option<u64> {
+        Some(match msr {
+            MSR_EFER => vmcs::read(guest::IA32_EFER_FULL),
+            MSR_PAT => vmcs::read(guest::IA32_PAT_FULL),
+            MSR_DEBUGCTL => vmcs::read(guest::IA32_DEBUGCTL_FULL),
+            _ => return None,
+        })
+    }
+
+    fn write_msr(&mut self, msr: u32, value: u64) -> bool {
+        match msr {
+            MSR_EFER => vmcs::write(guest::IA32_EFER_FULL, value),
+            MSR_PAT => vmcs::write(guest::IA32_PAT_FULL, value),
+            _ => return false,
+        }
+        true
+    }
+
+    fn xcr0(&self) -> u64 {
+        self.fpu.current_xcr0()
+    }
+
+    fn set_xcr0(&mut self, value: u64) {
+        self.fpu.set_xcr0(value);
+    }
+
+    fn describe(&self, out: &mut dyn fmt::Write) -> fmt::Result {
+        let field = vmcs::read;
+        writeln!(
+            out,
+            "rip {:#x} cs {:#x}/{:#x} rflags {:#x} rsp {:#x}",
+            field(guest::RIP),
+            field(guest::CS_SELECTOR),
+            field(guest::CS_ACCESS_RIGHTS),
+            field(guest::RFLAGS),
+            field(guest::RSP)
+        )?;
+        writeln!(
+            out,
+            "cr0 {:#x} cr3 {:#x} cr4 {:#x} efer {:#x}",
+            field(guest::CR0),
+            field(guest::CR3),
+            field(guest::CR4),
+            field(guest::IA32_EFER_FULL)
+        )?;
+        for (index, four) in self.registers.0.chunks_exact(4).enumerate() {
+            writeln!(out, "r{:<2} {:016x} {:016x} {:016x} {:016x}", index * 4, four[0], four[1], four[2], four[3])?;
+        }
+        writeln!(
+            out,
+            "exit {:#x} qualification {:#x} vectoring {:#x} entry {:#x} interruptibility {:#x} refused {} ept {:#x}",
+            field(ro::EXIT_REASON),
+            field(ro::EXIT_QUALIFICATION),
+            field(ro::IDT_VECTORING_INFO),
+            field(control::VMENTRY_INTERRUPTION_INFO_FIELD),
+            field(guest::INTERRUPTIBILITY_STATE),
+            self.refused,
+            self.ept_pointer
+        )
+    }
+}
