@@ -7,8 +7,6 @@ use raw_cpuid::{CpuId, CpuIdReader};
 pub enum Missing {
     /// Neither AMD's nor Intel's virtualisation.
     Virtualisation,
-    /// Intel's VMX, which this version does not use.
-    OnlyVmx,
     /// AMD's, without nested paging.
     NestedPaging,
 }
@@ -18,15 +16,14 @@ impl Missing {
     pub fn text(self) -> &'static str {
         match self {
             Self::Virtualisation => {
-                "this CPU has no hardware virtualisation (AMD SVM), or it is hidden; under QEMU use -cpu EPYC or max"
+                "this CPU has no hardware virtualisation (AMD SVM or Intel VMX), or it is hidden; under QEMU use -cpu EPYC or max"
             }
-            Self::OnlyVmx => "this CPU has Intel VMX, which this version does not support; AMD SVM is needed",
             Self::NestedPaging => "this CPU has AMD SVM without nested paging, which is needed",
         }
     }
 }
 
-/// Checks for virtualisation with nested paging. Whether firmware has switched it off is in MSRs and is found later.
+/// Checks for virtualisation. Whether firmware has switched it off, and what Intel's has, is in MSRs and is found later.
 ///
 /// # Errors
 /// [`Missing`].
@@ -37,7 +34,7 @@ pub fn check<R: CpuIdReader>(cpuid: &CpuId<R>) -> Result<(), Missing> {
         return if nested { Ok(()) } else { Err(Missing::NestedPaging) };
     }
     let vmx = cpuid.get_feature_info().is_some_and(|features| features.has_vmx());
-    Err(if vmx { Missing::OnlyVmx } else { Missing::Virtualisation })
+    if vmx { Ok(()) } else { Err(Missing::Virtualisation) }
 }
 
 #[cfg(test)]
@@ -61,7 +58,7 @@ mod tests {
     fn each_refusal() {
         assert_eq!(check(&processor(0, 1 << 2, 1)), Ok(()));
         assert_eq!(check(&processor(0, 1 << 2, 0)), Err(Missing::NestedPaging));
-        assert_eq!(check(&processor(1 << 5, 0, 0)), Err(Missing::OnlyVmx));
+        assert_eq!(check(&processor(1 << 5, 0, 0)), Ok(()));
         assert_eq!(check(&processor(0, 0, 0)), Err(Missing::Virtualisation));
     }
 }

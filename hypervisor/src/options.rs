@@ -68,6 +68,8 @@ pub struct Options {
     pub log_level: Level,
     /// Port of QEMU's isa-debug-exit device (`debug-exit=<port>`).
     pub debug_exit: Option<u16>,
+    /// Look for interrupts at short intervals while a guest runs (`poll-interrupts`): Bochs' VMX loses their exits.
+    pub poll_interrupts: bool,
     /// Stay with memory-mapped local APICs (`no-x2apic`).
     pub no_x2apic: bool,
     /// Use at most this many bytes of RAM (`memory-limit=<size>`).
@@ -94,6 +96,7 @@ impl Options {
         timeslice_us: 30_000,
         log_level: Level::Info,
         debug_exit: None,
+        poll_interrupts: false,
         no_x2apic: false,
         memory_limit: None,
         deterministic: false,
@@ -125,6 +128,7 @@ pub fn parse(line: &str, mut complain: impl FnMut(&str)) -> Options {
 /// Applies one option; `None` when key or value is not understood, with `options` as they were.
 fn apply(options: &mut Options, key: &str, value: Option<&str>) -> Option<()> {
     match (key, value) {
+        ("poll-interrupts", None) => options.poll_interrupts = true,
         ("no-x2apic", None) => options.no_x2apic = true,
         ("deterministic", None) => options.deterministic = true,
         ("console", Some(value)) => (options.serial_console, options.screen_console) = parse_consoles(value)?,
@@ -274,7 +278,7 @@ mod tests {
     #[test]
     fn every_option_is_understood() {
         let line = "console=com1,vga com1=0x2f8,9600 trace=com2 trace-mask=3f sample=100 maxcpus=2 timeslice=1000 \
-                    sched=credit loglevel=debug debug-exit=0xf4 no-x2apic memory-limit=512M deterministic \
+                    sched=credit loglevel=debug debug-exit=0xf4 poll-interrupts no-x2apic memory-limit=512M deterministic \
                     panic-test=stack on-end=halt";
         let (options, complaints) = parsed(line);
         assert_eq!(complaints, Vec::<String>::new());
@@ -290,6 +294,7 @@ mod tests {
             timeslice_us: 1000,
             log_level: Level::Debug,
             debug_exit: Some(0xf4),
+            poll_interrupts: true,
             no_x2apic: true,
             memory_limit: Some(512 << 20),
             deterministic: true,

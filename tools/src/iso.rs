@@ -66,8 +66,9 @@ pub fn build(
 
 /// GRUB's menu.
 fn grub_cfg(domains: &[Domain], modules: Modules, options: &str, menu_seconds: u32) -> Result<String> {
-    let mut text =
-        format!("set timeout={menu_seconds}\nset timeout_style=countdown\ninsmod all_video\nmenuentry 'Ebb' {{\n");
+    let mut text = format!(
+        "set timeout={menu_seconds}\nset timeout_style=countdown\nif [ \"$grub_platform\" = efi ]; then insmod all_video; fi\nmenuentry 'Ebb' {{\n"
+    );
     text += &format!("  multiboot2 /boot/ebb-hypervisor {}\n", words(options)?);
     match modules {
         Modules::Archive if domains.is_empty() => {}

@@ -47,6 +47,9 @@ pub type VcpuState = VcpuCell<GuestCpu>;
 
 /// Looks for a backend, builds the domains and runs them. The end of the boot processor's bring-up.
 pub fn start(boot: &Boot) -> ! {
+    if options().poll_interrupts {
+        any::poll_interrupts();
+    }
     if let Err(why) = any::probe() {
         refuse(format_args!("{why}"));
     }

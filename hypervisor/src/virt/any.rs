@@ -6,7 +6,6 @@
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use alloc::string::String;
 use ebb_core::p2m::{Entry, EntryFormat, Leaf};
 use shared_abi::xen::Mfn;
 
@@ -66,18 +65,23 @@ impl EntryFormat for AnyFormat {
     }
 }
 
+/// Works around an emulator that loses interrupts' exits, where the extension needs it. Before [`probe`].
+pub fn poll_interrupts() {
+    Vmx::poll_interrupts();
+}
+
 /// Finds the machine's extension.
 ///
 /// # Errors
-/// One line that says what each vendor's lacks.
-pub fn probe() -> Result<(), String> {
+/// One line that says what the processor's extension lacks.
+pub fn probe() -> Result<(), &'static str> {
     let Err(no_svm) = Svm::probe() else { return Ok(()) };
     match Vmx::probe() {
         Ok(()) => {
             IS_VMX.store(true, Ordering::Relaxed);
             Ok(())
         }
-        Err(no_vmx) => Err(alloc::format!("{no_svm}; {no_vmx}")),
+        Err(no_vmx) => Err(if Vmx::is_present() { no_vmx } else { no_svm }),
     }
 }
 

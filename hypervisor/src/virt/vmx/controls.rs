@@ -109,11 +109,6 @@ fn wishes() -> [(&'static Field, Wish); 4] {
 /// # Errors
 /// What is missing.
 pub fn probe(basic: u64) -> Result<(), &'static str> {
-    for (field, wish) in wishes() {
-        let msr = if basic & TRUE_CONTROLS != 0 { wish.true_msr } else { wish.msr };
-        let value = allowed(msr, wish.needed, wish.welcome).ok_or(wish.name)?;
-        field.0.store(value, Ordering::Relaxed);
-    }
     let needed = [
         (SecondaryControls::ENABLE_EPT, "this processor has VMX without EPT"),
         (SecondaryControls::UNRESTRICTED_GUEST, "this processor has EPT without unrestricted guest"),
@@ -128,6 +123,11 @@ pub fn probe(basic: u64) -> Result<(), &'static str> {
     let welcome = SecondaryControls::ENABLE_RDTSCP | SecondaryControls::PAUSE_LOOP_EXITING;
     let value = allowed(MSR_SECONDARY, all, welcome.bits()).ok_or("VMX without secondary controls")?;
     SECONDARY.0.store(value, Ordering::Relaxed);
+    for (field, wish) in wishes() {
+        let msr = if basic & TRUE_CONTROLS != 0 { wish.true_msr } else { wish.msr };
+        let value = allowed(msr, wish.needed, wish.welcome).ok_or(wish.name)?;
+        field.0.store(value, Ordering::Relaxed);
+    }
     Ok(())
 }
 

@@ -70,6 +70,11 @@ fn region() -> Box<Page> {
 pub struct Vmx;
 
 impl Vmx {
+    /// Whether the processor says it has VMX.
+    pub fn is_present() -> bool {
+        raw_cpuid::cpuid!(1).ecx & (1 << 5) != 0
+    }
+
     /// Makes each entry arm the preemption timer, and each exit look for interrupts. Bochs does not let an interrupt end
     /// a guest that was entered with interrupts off; no real processor pays for this.
     pub fn poll_interrupts() {
@@ -85,7 +90,7 @@ impl Backend for Vmx {
     type Vcpu = vcpu::VmxVcpu;
 
     fn probe() -> Result<(), &'static str> {
-        if raw_cpuid::cpuid!(1).ecx & (1 << 5) == 0 {
+        if !Self::is_present() {
             return Err("this processor has no VMX");
         }
         // SAFETY: a processor with VMX has this register.

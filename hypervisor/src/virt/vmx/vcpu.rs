@@ -581,6 +581,10 @@ impl VirtualCpu for VmxVcpu {
         true
     }
 
+    fn set_cr4(&mut self, value: u64) {
+        vmcs::write(guest::CR4, value | CR4_VMXE);
+    }
+
     fn xcr0(&self) -> u64 {
         self.fpu.current_xcr0()
     }
