@@ -2,6 +2,8 @@
 
 CARGO   ?= cargo
 TARGET  := x86_64-unknown-none
+# The init program of Linux guests is static.
+MUSL    := x86_64-unknown-linux-musl
 # The two programs that run without an operating system; all other crates build for the host.
 BARE    := -p ebb-hypervisor -p ebb-guest
 NOTBARE := --workspace --exclude ebb-hypervisor --exclude ebb-guest
@@ -26,14 +28,15 @@ help: ## Explain the targets (what you are reading)
 	@echo "  make run ARGS='--cpus 4 --deterministic'      make test-machine ARGS='hypercalls'"
 	@echo 'Start with: make run'
 
-setup: ## Install what is missing (Debian packages, the Rust target); quick when all is there
+setup: ## Install what is missing (Debian packages, Rust targets); quick when all is there
 	@sh tools/setup.sh
 
 build: setup ## Build the hypervisor, the guest, the ebb tool and the test runner
 	@$(CARGO) build --release --target $(TARGET) $(BARE)
+	@if [ -d guest/linux-init ]; then $(CARGO) build --release --target $(MUSL) -p ebb-linux-init; fi
 	@$(CARGO) build -p ebb-tools -p ebb-tests
 
-run: build ## Watch memory move between three guests for a minute; results land in out/
+run: build ## Watch memory move between a Linux and Rust guests; results land in out/
 	@$(EBB) run --out $(OUT) $(ARGS)
 
 bench: build ## Measure the hypercalls in instructions, beside Xen's figures

@@ -66,20 +66,23 @@ install_packages() {
 install_rust() {
     command -v cargo >/dev/null 2>&1 || { say "Rust is missing; see https://rustup.rs"; exit 1; }
     channel=$(sed -n 's/^channel *= *"\(.*\)"/\1/p' rust-toolchain.toml)
-    target=x86_64-unknown-none
-    # The quick way out: the compiler that cargo will use here is the pinned one and has the target.
-    if [ -d "$(rustc --print sysroot 2>/dev/null)/lib/rustlib/$target/lib" ] &&
+    # For the hypervisor and the guest, and for the init program of Linux guests, which is static.
+    targets='x86_64-unknown-none x86_64-unknown-linux-musl'
+    # The quick way out: the compiler that cargo will use here is the pinned one and has the targets.
+    libraries=$(rustc --print sysroot 2>/dev/null)/lib/rustlib
+    if (for target in $targets; do [ -d "$libraries/$target/lib" ] || exit 1; done) &&
         rustc --version | grep -q "^rustc $channel " &&
         cargo clippy --version >/dev/null 2>&1 && cargo fmt --version >/dev/null 2>&1; then
         return 0
     fi
     if ! command -v rustup >/dev/null 2>&1; then
-        say "this needs Rust $channel with the target $target; install rustup, or the toolchain and the target, then try again"
+        say "this needs Rust $channel with the targets $targets; install rustup, or the toolchain and the targets, then try again"
         exit 1
     fi
-    say "installing Rust $channel with $target"
+    say "installing Rust $channel with $targets"
+    # shellcheck disable=SC2086
     rustup toolchain install "$channel" --profile minimal --component rustfmt --component clippy \
-        --target "$target" >&2
+        $(printf -- '--target %s ' $targets) >&2
 }
 
 install_packages

@@ -15,6 +15,9 @@ use crate::size::Size;
 /// Type of the ELF note, owned by "Xen", that holds the 32-bit unpaged entry point.
 const XEN_ELFNOTE_PHYS32_ENTRY: u64 = 18;
 
+/// Type of the ELF note, owned by "Xen", that names the guest's operating system.
+const XEN_ELFNOTE_GUEST_OS: u64 = 6;
+
 /// What a kernel's file says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct KernelInfo {
@@ -73,7 +76,24 @@ fn load_range(header: &ProgramHeader, file_len: usize) -> Result<(u64, u64), Str
     Ok((at, end))
 }
 
+/// The operating system that a kernel says it is.
+#[must_use]
+pub fn guest_os(file: &[u8]) -> Option<String> {
+    let image = ElfBytes::<AnyEndian>::minimal_parse(file).ok()?;
+    let name = xen_note(&image, XEN_ELFNOTE_GUEST_OS).ok()??;
+    Some(String::from_utf8_lossy(name).trim_end_matches('\0').to_owned())
+}
+
 fn pvh_entry(image: &ElfBytes<'_, AnyEndian>) -> Result<Option<u32>, String> {
+    let Some(desc) = xen_note(image, XEN_ELFNOTE_PHYS32_ENTRY)? else {
+        return Ok(None);
+    };
+    let word = desc.get(..4).ok_or("has a PVH note without an address")?;
+    Ok(Some(u32::from_le_bytes([word[0], word[1], word[2], word[3]])))
+}
+
+/// The content of Xen's first note of this type.
+fn xen_note<'f>(image: &ElfBytes<'f, AnyEndian>, kind: u64) -> Result<Option<&'f [u8]>, String> {
     let Some(segments) = image.segments() else {
         return Ok(None);
     };
@@ -81,11 +101,10 @@ fn pvh_entry(image: &ElfBytes<'_, AnyEndian>) -> Result<Option<u32>, String> {
         let notes = image.segment_data_as_notes(&header).map_err(|e| format!("has damaged ELF notes: {e}"))?;
         for note in notes {
             if let Note::Unknown(note) = note
-                && note.n_type == XEN_ELFNOTE_PHYS32_ENTRY
+                && note.n_type == kind
                 && note.name_str().is_ok_and(|name| name == "Xen")
             {
-                let word = note.desc.get(..4).ok_or("has a PVH note without an address")?;
-                return Ok(Some(u32::from_le_bytes([word[0], word[1], word[2], word[3]])));
+                return Ok(Some(note.desc));
             }
         }
     }

@@ -9,6 +9,7 @@ pub mod archive;
 pub mod bench;
 pub mod cmd;
 pub mod config;
+pub mod control;
 pub mod image;
 pub mod iso;
 pub mod library;

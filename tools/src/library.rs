@@ -8,11 +8,14 @@
 //! | `debian-cloud` | the one of Debian's package `linux-image-cloud-amd64` |
 //! | `package:<name>` | the one of that package |
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+use crate::image::guest_os;
+use crate::linux::image;
 use crate::linux::initramfs::Initramfs;
 use crate::linux::package::{self, Kernel};
 use crate::paths;
@@ -59,18 +62,29 @@ fn packages(image: &str) -> Option<Vec<&str>> {
 #[derive(Clone, Debug, Default)]
 pub struct Library {
     /// Ebb's own guest, if not the one built beside this program.
-    pub guest: Option<PathBuf>,
+    guest: Option<PathBuf>,
     /// Ebb's init program for Linux, if not the one built beside this program.
-    pub linux_init: Option<PathBuf>,
+    linux_init: Option<PathBuf>,
+    /// Images that were made here.
+    made: BTreeMap<String, Vec<u8>>,
 }
 
 impl Library {
+    /// With these programs, where they are not the ones built beside this one.
+    #[must_use]
+    pub fn new(guest: Option<PathBuf>, linux_init: Option<PathBuf>) -> Self {
+        Self { guest, linux_init, made: BTreeMap::new() }
+    }
+
     /// The image that `image`, a name or a path, stands for. What happens meanwhile is said on the
     /// standard error output.
     ///
     /// # Errors
     /// It cannot be had; the message says what to do.
     pub fn read(&self, image: &str) -> Result<Vec<u8>> {
+        if let Some(bytes) = self.made.get(image) {
+            return Ok(bytes.clone());
+        }
         let read = |path: &Path| fs::read(path).with_context(|| path.display().to_string());
         match image {
             GUEST => read(&paths::guest(self.guest.as_deref())?),
@@ -85,6 +99,18 @@ impl Library {
         }
     }
 
+    /// Adds an image made here; `name` hides a file of that name.
+    pub fn add(&mut self, name: &str, bytes: Vec<u8>) {
+        self.made.insert(name.to_owned(), bytes);
+    }
+
+    /// Whether the kernel `image` is Linux, as far as can be seen without fetching anything.
+    #[must_use]
+    pub fn is_linux(&self, image: &str) -> bool {
+        packages(image).is_some()
+            || (!is_name(image) && fs::read(image).is_ok_and(|file| image::is_bzimage(&file) || is_linux_elf(&file)))
+    }
+
     /// The packaged kernel that `image` stands for, fetched if need be; none for other images.
     ///
     /// # Errors
@@ -92,6 +118,10 @@ impl Library {
     pub fn linux(&self, image: &str) -> Result<Option<Kernel>> {
         packages(image).map(|packages| package::kernel(&packages, &mut say)).transpose()
     }
+}
+
+fn is_linux_elf(file: &[u8]) -> bool {
+    guest_os(file).is_some_and(|name| name == "linux")
 }
 
 /// Says what happens while a kernel is being fetched.

@@ -10,11 +10,17 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use crate::config::{self, ConfigError, Domain, OnReboot, WEIGHT_DEFAULT};
-use crate::library;
+use crate::control::{self, Control, Step};
+use crate::library::{self, Library};
 use crate::size::Size;
 
 /// The scenario `ebb run` plays when it is given none.
 pub const DEFAULT: &str = include_str!("../scenarios/default.toml");
+
+/// The scenario with a Linux domain that `ebb run` plays when there is a kernel for it.
+pub const LINUX: &str = include_str!("../scenarios/linux.toml");
+/// The domain of [`LINUX`] that runs Linux.
+pub const LINUX_DOMAIN: &str = "tux";
 
 /// Memory that the hypervisor and its boot need at least, whatever the domains ask for.
 const HOST_RESERVE: Size = Size::mib(12);
@@ -26,6 +32,8 @@ pub struct Scenario {
     /// The machine.
     #[serde(default)]
     pub host: Host,
+    /// The control domain, if something is to be said about it.
+    control: Option<Control>,
     /// Its domains, in boot order.
     #[serde(default, rename = "domain")]
     domains: Vec<DomainToml>,
@@ -71,6 +79,11 @@ pub struct DomainToml {
     args: String,
     #[serde(default)]
     on_reboot: OnReboot,
+    /// What happens to it, and when.
+    #[serde(default)]
+    script: Vec<Step>,
+    /// Known, to say that it cannot be had yet.
+    tmem: Option<toml::Value>,
 }
 
 fn one() -> u32 {
@@ -126,6 +139,14 @@ impl Scenario {
         Self::parse(DEFAULT, PathBuf::new())
     }
 
+    /// The scenario with Linux that comes with the tool.
+    ///
+    /// # Errors
+    /// As [`Scenario::built_in`].
+    pub fn linux() -> Result<Self> {
+        Self::parse(LINUX, PathBuf::new())
+    }
+
     /// Reads a scenario from `text`; relative paths in it start at `base`.
     ///
     /// # Errors
@@ -139,8 +160,27 @@ impl Scenario {
         if scenario.host.options.contains(['\n', '\0']) {
             bail!("host: options: must be one line");
         }
-        config::check_all(&scenario.domains())?;
+        scenario.check()?;
         Ok(scenario)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        config::check_all(&self.domains())?;
+        for toml in &self.domains {
+            let domain = toml.to_domain(&self.base);
+            let err = |field: &str, problem: &str| Err(ConfigError::new(&domain.name, field, problem));
+            if toml.tmem.is_some() {
+                return err("tmem", "cannot be had yet: Ebb has no transcendent memory so far");
+            }
+            if domain.privileged && (self.control.is_some() || self.domains.iter().any(|d| !d.script.is_empty())) {
+                return err(
+                    "privileged",
+                    "a control domain is added for [control] and scripts, and must be the only one",
+                );
+            }
+            toml.script.iter().try_for_each(|step| step.check(&domain))?;
+        }
+        Ok(())
     }
 
     /// The domains, their images as paths on this host or [names](library).
@@ -149,29 +189,62 @@ impl Scenario {
         self.domains.iter().map(|d| d.to_domain(&self.base)).collect()
     }
 
-    /// Checks that the domains can start together in `host_memory`.
+    /// The domains to boot, with a control domain before them if one is needed: for Linux, a script,
+    /// or `[control]`. Its script goes into `library`.
     ///
     /// # Errors
-    /// The domain with which the machine is full.
-    pub fn check_fits(&self, host_memory: Size) -> Result<(), ConfigError> {
-        let mut used = HOST_RESERVE.bytes();
-        for domain in &self.domains {
-            used = used.saturating_add(domain.memory.bytes());
-            if used > host_memory.bytes() {
-                return Err(ConfigError::new(
-                    &domain.name,
-                    "memory",
-                    format!(
-                        "{} does not fit: with the domains before it and {HOST_RESERVE} for the hypervisor the host \
-                         would need {}, and has {host_memory}",
-                        domain.memory,
-                        Size(used)
-                    ),
-                ));
-            }
+    /// A domain has the control domain's name.
+    pub fn to_boot(&self, library: &mut Library) -> Result<Vec<Domain>, ConfigError> {
+        let mut domains = self.domains();
+        let asked = self.control.is_some() || self.domains.iter().any(|d| !d.script.is_empty());
+        let has_own = domains.iter().any(|d| d.privileged);
+        if asked || (!has_own && domains.iter().any(|d| library.is_linux(&d.kernel))) {
+            let steps = self.domains.iter().map(|d| (d.name.as_str(), d.script.as_slice()));
+            library.add(control::SCRIPT, control::script(steps).into_bytes());
+            domains.insert(0, self.control.clone().unwrap_or_default().domain());
+            config::check_all(&domains)?;
         }
-        Ok(())
+        Ok(domains)
     }
+
+    /// Gives the domain called `name` another kernel, RAM disk or command line, the paths from here.
+    pub fn replace(&mut self, name: &str, kernel: Option<&str>, ramdisk: Option<&str>, args: Option<&str>) {
+        let Some(domain) = self.domains.iter_mut().find(|d| d.name == name) else {
+            return;
+        };
+        let absolute = |image: &str| {
+            let path = if library::is_name(image) { None } else { std::path::absolute(image).ok() };
+            path.map_or_else(|| image.to_owned(), |path| path.to_string_lossy().into_owned())
+        };
+        domain.kernel = kernel.map(absolute).or(domain.kernel.take());
+        domain.ramdisk = ramdisk.map(absolute).or(domain.ramdisk.take());
+        if let Some(args) = args {
+            args.clone_into(&mut domain.args);
+        }
+    }
+}
+
+/// Checks that `domains` can start together in `host_memory`, beside an archive of `archive` bytes.
+///
+/// # Errors
+/// The domain with which the machine is full.
+pub fn check_fits(domains: &[Domain], archive: u64, host_memory: Size) -> Result<(), ConfigError> {
+    let reserve = HOST_RESERVE.bytes().saturating_add(archive);
+    let mut used = reserve;
+    for domain in domains {
+        used = used.saturating_add(domain.memory.bytes());
+        if used > host_memory.bytes() {
+            let problem = format!(
+                "{} does not fit: with the domains before it and {}M for the hypervisor and the images the host would \
+                 need {}M, and has {host_memory}",
+                domain.memory,
+                Size(reserve).to_mib(),
+                Size(used).to_mib()
+            );
+            return Err(ConfigError::new(&domain.name, "memory", problem));
+        }
+    }
+    Ok(())
 }
 
 /// Says in which domain a mistake is, which TOML's own message leaves out.
@@ -181,12 +254,15 @@ fn locate(text: &str, error: &toml::de::Error) -> anyhow::Error {
     let line = upto(span.start).matches('\n').count() + 1;
     // A missing field's span is its table's header, so look up to the span's end.
     let before = upto(span.end);
-    let place = match before.matches("[[domain]]").count() {
-        0 => "host".to_owned(),
-        nth => format!(
-            "domain {}",
-            name_near(text, before.rfind("[[domain]]").unwrap_or(0)).unwrap_or(format!("number {nth}"))
-        ),
+    let header = before.lines().rfind(|line| line.starts_with('[')).unwrap_or("[host]").trim();
+    let place = match header {
+        "[[domain]]" | "[[domain.script]]" => {
+            let nth = before.matches("[[domain]]").count();
+            let name = before.rfind("[[domain]]").and_then(|start| name_near(text, start));
+            format!("domain {}", name.unwrap_or_else(|| format!("number {nth}")))
+        }
+        "[control]" => "control".to_owned(),
+        _ => "host".to_owned(),
     };
     anyhow::anyhow!("{place}: {} (line {line})", error.message())
 }
@@ -214,7 +290,7 @@ mod tests {
         let scenario = Scenario::built_in().unwrap();
         let domains = scenario.domains();
         assert!(domains.len() >= 3);
-        scenario.check_fits(scenario.host.memory).unwrap();
+        check_fits(&domains, 1 << 20, scenario.host.memory).unwrap();
         let wish: u64 = domains.iter().map(|d| d.maxmem.bytes()).sum();
         assert!(wish > scenario.host.memory.bytes(), "the wishes must exceed the host");
     }
@@ -238,6 +314,13 @@ mod tests {
             ("[[domain]]\nname='a'\nmemory=8\nmaxmem=4", "domain `a`: maxmem: 4M is less"),
             ("[host]\ncpus=0", "host: cpus: 0 is not in"),
             ("[host]\nmemory=-1", "host: `-1` is not a size"),
+            ("[[domain]]\nname='a'\nmemory=8\ntmem=true", "domain `a`: tmem: cannot be had yet"),
+            ("[[domain]]\nname='a'\nmemory=8\n[[domain.script]]\nat='5s'", "domain `a`: script: at 5000 ms: needs"),
+            ("[[domain]]\nname='a'\nmemory=8\n[[domain.script]]\nat=5", "domain `a`: invalid type"),
+            ("[[domain]]\nname='a'\nmemory=8\n[[domain.script]]\nat='5s'\nwhen=1", "domain `a`: unknown field `when`"),
+            ("[control]\n[[domain]]\nname='a'\nmemory=8\nprivileged=true", "domain `a`: privileged: a control domain"),
+            ("[[domain]]\nname='a'\nmemory=8\n[control]\npolicy='free'", "control: unknown variant `free`"),
+            ("[control]\ncolour='red'", "control: unknown field `colour`"),
             ("[host]\nsockets=1", "host: unknown field `sockets`"),
         ] {
             let error = parse(text).unwrap_err().to_string();
@@ -247,11 +330,56 @@ mod tests {
 
     #[test]
     fn domains_that_cannot_start_together_are_refused() {
-        let scenario =
-            parse("[host]\nmemory='64M'\n[[domain]]\nname='a'\nmemory='32M'\n[[domain]]\nname='b'\nmemory='32M'")
-                .unwrap();
-        let error = scenario.check_fits(scenario.host.memory).unwrap_err().to_string();
+        let domains =
+            parse("[[domain]]\nname='a'\nmemory='32M'\n[[domain]]\nname='b'\nmemory='32M'").unwrap().domains();
+        let error = check_fits(&domains, 0, Size::mib(64)).unwrap_err().to_string();
         assert!(error.starts_with("domain `b`: memory: 32M does not fit"), "{error}");
-        scenario.check_fits(Size::mib(128)).unwrap();
+        check_fits(&domains, 0, Size::mib(128)).unwrap();
+        // The archive stays, to build domains again from.
+        let error = check_fits(&domains, 60 << 20, Size::mib(128)).unwrap_err().to_string();
+        assert!(
+            error.ends_with("72M for the hypervisor and the images the host would need 136M, and has 128M"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_control_domain_is_added_when_needed() {
+        let boot = |text: &str| {
+            let mut library = Library::default();
+            let domains = parse(text).unwrap().to_boot(&mut library);
+            domains.map(|domains| (domains, library.read(control::SCRIPT).ok()))
+        };
+        let (domains, script) = boot("[[domain]]\nname='a'\nmemory=8").unwrap();
+        assert_eq!((domains.len(), script), (1, None));
+
+        let (domains, script) =
+            boot("[[domain]]\nname='a'\nmemory=8\n[[domain.script]]\nat='1s'\ntarget='7M'").unwrap();
+        assert_eq!((domains[0].name.as_str(), domains[0].privileged, domains.len()), ("control", true, 2));
+        assert_eq!(domains[0].args, "workload=control policy=fixed interval=1000 reserve=16M");
+        assert!(String::from_utf8(script.unwrap()).unwrap().ends_with("\nat 1000 a target 7M\n"));
+
+        let (domains, _) = boot("[control]\npolicy='share'\ninterval='2s'\nstay=true").unwrap();
+        assert_eq!(domains[0].args, "workload=control policy=share interval=2000 reserve=16M stay");
+        assert_eq!(boot("[[domain]]\nname='tux'\nmemory=128\nkernel='debian'").unwrap().0.len(), 2);
+        let own =
+            "[[domain]]\nname='mine'\nmemory=8\nprivileged=true\n[[domain]]\nname='tux'\nmemory=128\nkernel='debian'";
+        assert_eq!(boot(own).unwrap().0.len(), 2);
+
+        let error = boot("[control]\n[[domain]]\nname='control'\nmemory=8").unwrap_err().to_string();
+        assert_eq!(error, "domain `control`: name: is used by two domains");
+    }
+
+    #[test]
+    fn the_linux_scenario_is_sound() {
+        let mut scenario = Scenario::linux().unwrap();
+        let domains = scenario.to_boot(&mut Library::default()).unwrap();
+        assert_eq!(domains[0].name, "control");
+        // Debian's kernel is about 53 MiB.
+        check_fits(&domains, 60 << 20, scenario.host.memory).unwrap();
+        scenario.replace(LINUX_DOMAIN, Some("/k"), None, Some("quiet"));
+        let domains = scenario.domains();
+        let tux = domains.iter().find(|d| d.name == LINUX_DOMAIN).unwrap();
+        assert_eq!((tux.kernel.as_str(), tux.ramdisk.as_deref(), tux.args.as_str()), ("/k", Some("ebb-init"), "quiet"));
     }
 }

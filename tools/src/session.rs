@@ -116,6 +116,7 @@ impl Watch {
             view.console(&line)?;
             self.console.push(line);
         }
+        view.prompt(&self.lines.unfinished());
         let trace = self.trace_tail.read()?;
         let model = &mut self.model;
         self.stream.push(&trace, |header, record| model.apply(header, record));

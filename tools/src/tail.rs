@@ -81,13 +81,20 @@ impl Lines {
 
     /// The last line, when it had no end.
     pub fn finish(&mut self) -> Option<String> {
-        let bytes = std::mem::take(&mut self.partial);
+        let text = self.unfinished();
+        self.partial.clear();
+        (!text.is_empty()).then_some(text)
+    }
+
+    /// The last line so far.
+    #[must_use]
+    pub fn unfinished(&self) -> String {
         let visible = |c: char| match c {
             '\t' => ' ',
             c if c.is_control() => '\u{fffd}',
             c => c,
         };
-        (!bytes.is_empty()).then(|| String::from_utf8_lossy(&bytes).chars().map(visible).collect())
+        String::from_utf8_lossy(&self.partial).chars().map(visible).collect()
     }
 }
 
@@ -104,6 +111,7 @@ mod tests {
             ["two", "x\u{fffd}\u{fffd}", "(ebb) y"]
         );
         assert_eq!(lines.push(b"end"), Vec::<String>::new());
+        assert_eq!(lines.unfinished(), "end");
         assert_eq!(lines.finish().as_deref(), Some("end"));
         assert_eq!(lines.finish(), None);
     }

@@ -75,7 +75,7 @@ impl Bench {
 
     fn machine(&self, files: &Files) -> Result<Machine> {
         let scenario = Scenario::parse(SCENARIO, PathBuf::new())?;
-        let archive = self.programs.pack(&scenario.domains(), Check::Images)?;
+        let archive = crate::cmd::pack(&scenario.domains(), &self.programs.library(), Check::Images)?;
         let path = files.path("bench.tar");
         fs::write(&path, archive.to_bytes()?).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Machine {
@@ -119,6 +119,6 @@ mod tests {
     fn the_scenario_is_sound() {
         let scenario = Scenario::parse(SCENARIO, PathBuf::new()).unwrap();
         assert_eq!(scenario.host.cpus, 1);
-        scenario.check_fits(scenario.host.memory).unwrap();
+        crate::scenario::check_fits(&scenario.domains(), 1 << 20, scenario.host.memory).unwrap();
     }
 }

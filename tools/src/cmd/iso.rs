@@ -7,7 +7,7 @@ use anyhow::Result;
 use clap::Args;
 
 use crate::archive::Check;
-use crate::cmd::{Programs, read_domains};
+use crate::cmd::{self, Programs, read_domains};
 use crate::iso::{self, Modules};
 use crate::paths;
 use crate::scenario::Scenario;
@@ -15,7 +15,7 @@ use crate::scenario::Scenario;
 /// The options of `ebb iso`.
 #[derive(Args, Debug)]
 pub struct Iso {
-    /// A scenario (.toml) or a list of domains [default: the three guests of `ebb run`]
+    /// A scenario (.toml) or a list of domains [default: three Rust guests]
     input: Option<PathBuf>,
 
     /// The image to write
@@ -44,11 +44,12 @@ impl Iso {
     /// # Errors
     /// The first domain and field that are wrong, or the image cannot be made.
     pub fn run(&self) -> Result<ExitCode> {
+        let mut library = self.programs.library();
         let domains = match &self.input {
-            Some(path) => read_domains(path)?,
+            Some(path) => read_domains(path, &mut library)?,
             None => Scenario::built_in()?.domains(),
         };
-        let archive = self.programs.pack(&domains, Check::Images)?;
+        let archive = cmd::pack(&domains, &library, Check::Images)?;
         let hypervisor = paths::hypervisor(self.programs.hypervisor.as_deref())?;
         iso::build(&self.output, &hypervisor, &archive, self.modules, &self.options, self.menu_seconds)?;
         println!("{}: boots by BIOS and UEFI; docs/running.md says how to put it on a stick", self.output.display());

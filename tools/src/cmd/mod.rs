@@ -42,26 +42,26 @@ impl Programs {
     /// Where images with a name are.
     #[must_use]
     pub fn library(&self) -> Library {
-        Library { guest: self.guest.clone(), linux_init: self.linux_init.clone() }
-    }
-
-    /// Packs `domains`, reading their images from this host.
-    ///
-    /// # Errors
-    /// The first domain and field that are wrong.
-    pub fn pack(&self, domains: &[Domain], check: Check) -> Result<Archive> {
-        let library = self.library();
-        Ok(Archive::build(domains, check, |image| library.read(image).map_err(|e| io::Error::other(format!("{e:#}"))))?)
+        Library::new(self.guest.clone(), self.linux_init.clone())
     }
 }
 
-/// Reads domains from a scenario (`.toml`) or a domain list (anything else, `ebb.cfg` by habit).
+/// Packs `domains`, reading their images from `library` and this host.
 ///
 /// # Errors
 /// The first domain and field that are wrong.
-pub fn read_domains(path: &Path) -> Result<Vec<Domain>> {
+pub fn pack(domains: &[Domain], library: &Library, check: Check) -> Result<Archive> {
+    Ok(Archive::build(domains, check, |image| library.read(image).map_err(|e| io::Error::other(format!("{e:#}"))))?)
+}
+
+/// Reads the domains to boot from a scenario (`.toml`) or a domain list (anything else, `ebb.cfg` by
+/// habit). What a scenario makes itself goes into `library`.
+///
+/// # Errors
+/// The first domain and field that are wrong.
+pub fn read_domains(path: &Path, library: &mut Library) -> Result<Vec<Domain>> {
     if path.extension().is_some_and(|e| e == "toml") {
-        return Ok(Scenario::load(path)?.domains());
+        return Ok(Scenario::load(path)?.to_boot(library)?);
     }
     let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut domains = config::parse(&text).with_context(|| format!("in {}", path.display()))?;
@@ -149,11 +149,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ebb.cfg");
         fs::write(&path, "name=a memory=8M kernel=k\nname=b memory=8M kernel=ebb-guest\n").unwrap();
-        let domains = read_domains(&path).unwrap();
+        let domains = read_domains(&path, &mut Library::default()).unwrap();
         assert_eq!(Path::new(&domains[0].kernel), dir.path().join("k"));
         assert_eq!(domains[1].kernel, library::GUEST);
         fs::write(&path, "name=a memory=8M\n").unwrap();
-        let error = format!("{:#}", read_domains(&path).unwrap_err());
+        let error = format!("{:#}", read_domains(&path, &mut Library::default()).unwrap_err());
         assert!(error.ends_with("domain `a`: kernel: is missing"), "{error}");
     }
 }

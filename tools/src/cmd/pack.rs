@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use clap::Args;
 
 use crate::archive::Check;
-use crate::cmd::{Programs, read_domains};
+use crate::cmd::{self, Programs, read_domains};
 
 /// The options of `ebb pack`.
 #[derive(Args, Debug)]
@@ -33,9 +33,10 @@ impl Pack {
     /// # Errors
     /// The first domain and field that are wrong, or the archive cannot be written.
     pub fn run(&self) -> Result<ExitCode> {
-        let domains = read_domains(&self.input)?;
+        let mut library = self.programs.library();
+        let domains = read_domains(&self.input, &mut library)?;
         let check = if self.no_check { Check::Nothing } else { Check::Images };
-        let archive = self.programs.pack(&domains, check)?;
+        let archive = cmd::pack(&domains, &library, check)?;
         let bytes = archive.to_bytes()?;
         std::fs::write(&self.output, &bytes).with_context(|| format!("cannot write {}", self.output.display()))?;
         println!(

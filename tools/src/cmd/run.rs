@@ -11,11 +11,12 @@ use clap::Args;
 
 use crate::accel::{self, Accel, AccelChoice};
 use crate::archive::Check;
-use crate::cmd::{Programs, exit_code, watched_options};
+use crate::cmd::{self, Programs, exit_code, watched_options};
+use crate::library::{self, Library};
 use crate::paths;
 use crate::qemu::{Boot, Firmware, Machine, MachineEnd};
 use crate::report::summary;
-use crate::scenario::Scenario;
+use crate::scenario::{self, LINUX_DOMAIN, Scenario};
 use crate::session::{self, Files, Session, SessionEnd};
 use crate::size::Size;
 use crate::view::View;
@@ -25,8 +26,15 @@ use crate::view::terminal::Terminal;
 /// The options of `ebb run`.
 #[derive(Args, Debug)]
 pub struct Run {
-    /// The scenario to play [default: three guests that trade memory for a minute]
+    /// The scenario to play [default: a Linux domain, if there is a kernel for it, and Rust guests trade memory]
     scenario: Option<PathBuf>,
+
+    #[command(flatten)]
+    linux: LinuxArgs,
+
+    /// Type on the machine's console, through the control domain's (Ctrl-A ? explains); Ctrl-C stops
+    #[arg(long)]
+    console: bool,
 
     /// Boot this disc image instead of a scenario; its own command line rules
     #[arg(long, value_name = "FILE", conflicts_with = "scenario")]
@@ -53,6 +61,54 @@ pub struct Run {
     /// Further arguments for QEMU, after `--`
     #[arg(last = true, value_name = "QEMU-ARGUMENT")]
     qemu: Vec<String>,
+}
+
+/// The Linux domain of the built-in scenario.
+#[derive(Args, Debug)]
+pub struct LinuxArgs {
+    /// With a Linux domain, or not at all
+    #[arg(long, conflicts_with_all = ["scenario", "iso"])]
+    linux: bool,
+
+    /// Without a Linux domain
+    #[arg(long, conflicts_with_all = ["linux", "kernel", "ramdisk", "cmdline", "scenario", "iso"])]
+    no_linux: bool,
+
+    /// The Linux domain's kernel: a bzImage, a vmlinux, `debian`, `package:<name>` [default: debian]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["scenario", "iso"])]
+    kernel: Option<String>,
+
+    /// The Linux domain's RAM disk [default: Ebb's own init program]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["scenario", "iso"])]
+    ramdisk: Option<String>,
+
+    /// The Linux domain's command line
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["scenario", "iso"])]
+    cmdline: Option<String>,
+}
+
+impl LinuxArgs {
+    fn asked(&self) -> bool {
+        self.linux || self.kernel.is_some() || self.ramdisk.is_some() || self.cmdline.is_some()
+    }
+
+    /// The built-in scenario that was asked for, or that this machine has what it needs for.
+    fn scenario(&self, library: &Library, deterministic: bool) -> Result<Scenario> {
+        if self.asked() {
+            let mut scenario = Scenario::linux()?;
+            let [kernel, ramdisk, cmdline] = [&self.kernel, &self.ramdisk, &self.cmdline].map(Option::as_deref);
+            scenario.replace(LINUX_DOMAIN, kernel, ramdisk, cmdline);
+            return Ok(scenario);
+        }
+        // Linux takes random numbers from the processor, so its runs do not repeat.
+        if !self.no_linux && !deterministic {
+            match library.linux(library::DEBIAN) {
+                Ok(_) => return Scenario::linux(),
+                Err(why) => eprintln!("no Linux domain in this run: {why:#}"),
+            }
+        }
+        Scenario::built_in()
+    }
 }
 
 /// The machine, as the commands that start one take it.
@@ -94,28 +150,32 @@ impl Run {
     /// It could not be started, or results not be written.
     pub fn run(&self) -> Result<ExitCode> {
         let files = Files::create(&self.machine.out)?;
+        let mut library = self.programs.library();
         let scenario = match &self.scenario {
             Some(path) => Scenario::load(path)?,
-            None => Scenario::built_in()?,
+            None if self.iso.is_some() => Scenario::built_in()?,
+            None => self.linux.scenario(&library, self.machine.deterministic)?,
         };
         let (accel, why) =
             accel::choose(self.machine.accel, self.machine.deterministic).map_err(|why| anyhow!("no KVM: {why}"))?;
         let boot = match &self.iso {
             Some(path) => Boot::Iso { path: path.clone(), firmware: self.firmware },
-            None => self.boot_scenario(&scenario, &files)?,
+            None => self.boot_scenario(&scenario, &mut library, &files)?,
         };
-        let machine = self.machine.build(&files, accel, boot, &scenario, self.qemu.clone());
+        let mut machine = self.machine.build(&files, accel, boot, &scenario, self.qemu.clone());
+        machine.keyboard = self.console;
         let title = format!("Ebb on {} CPUs, {}, {why}", machine.cpus, machine.memory);
         eprintln!("{title}");
         let session = watch(&machine, &title, self.machine.timeout, self.plain)?;
         report(&session, &machine, &files, self.iso.is_some())
     }
 
-    fn boot_scenario(&self, scenario: &Scenario, files: &Files) -> Result<Boot> {
-        scenario.check_fits(self.machine.memory.unwrap_or(scenario.host.memory))?;
-        let archive = self.programs.pack(&scenario.domains(), Check::Images)?;
+    fn boot_scenario(&self, scenario: &Scenario, library: &mut Library, files: &Files) -> Result<Boot> {
+        let domains = scenario.to_boot(library)?;
+        let archive = cmd::pack(&domains, library, Check::Images)?.to_bytes()?;
+        scenario::check_fits(&domains, archive.len() as u64, self.machine.memory.unwrap_or(scenario.host.memory))?;
         let path = files.path("boot.tar");
-        std::fs::write(&path, archive.to_bytes()?).with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(&path, archive).with_context(|| format!("cannot write {}", path.display()))?;
         let mut more = vec![scenario.host.options.as_str()];
         more.extend(self.options.iter().map(String::as_str));
         Ok(Boot::Pvh {
@@ -154,7 +214,9 @@ pub fn watch(machine: &Machine, title: &str, timeout: Option<u64>, plain: bool) 
     static INTERRUPTED: AtomicBool = AtomicBool::new(false);
     ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)).context("cannot watch for Ctrl-C")?;
     let mut view: Box<dyn View> = if !plain && io::stdout().is_terminal() && io::stdin().is_terminal() {
-        Box::new(Terminal::open(title.to_owned())?)
+        Box::new(Terminal::open(title.to_owned(), machine.keyboard)?)
+    } else if machine.keyboard {
+        Box::new(Plain::new(io::stdout()).with_input(io::stdin()))
     } else {
         Box::new(Plain::new(io::stdout()))
     };

@@ -37,16 +37,19 @@ impl Initramfs {
     }
 
     /// What most init programs need: `/dev/console`, `/dev/null`, the directories to mount on, and
-    /// `init` as `/init`.
+    /// `init` as `/init`, which is also what Linux starts when XenStore asks for an orderly end.
     #[must_use]
     pub fn with_init(init: Vec<u8>) -> Self {
         let mut this = Self::new();
-        for directory in ["dev", "proc", "sys", "run", "tmp"] {
+        for directory in ["dev", "proc", "run", "sbin", "sys", "tmp"] {
             this.add(directory, 0o755, Node::Directory);
         }
         this.add("dev/console", 0o600, Node::Device { major: 5, minor: 1 });
         this.add("dev/null", 0o666, Node::Device { major: 1, minor: 3 });
         this.add("init", 0o755, Node::File(init));
+        for program in ["poweroff", "reboot", "halt"] {
+            this.add(format!("sbin/{program}"), 0o777, Node::Symlink("../init".into()));
+        }
         this
     }
 
@@ -90,7 +93,7 @@ mod tests {
     #[test]
     fn an_archive_can_be_read_back() {
         let mut disk = Initramfs::with_init(vec![7; 1001]);
-        disk.add("sbin", 0o777, Node::Symlink("bin".into()));
+        disk.add("etc", 0o755, Node::Directory);
         let bytes = disk.to_bytes().unwrap();
         assert_eq!(bytes, disk.to_bytes().unwrap());
         assert_eq!(&bytes[..6], b"070701");
@@ -111,9 +114,9 @@ mod tests {
             seen.push((name, mode, device, content));
         }
         assert_eq!(seen[0], ("dev".into(), 0o040_755, (0, 0), vec![]));
-        assert_eq!(seen[5], ("dev/console".into(), 0o020_600, (5, 1), vec![]));
-        assert_eq!(seen[7], ("init".into(), 0o100_755, (0, 0), vec![7; 1001]));
-        assert_eq!(seen[8], ("sbin".into(), 0o120_777, (0, 0), b"bin".to_vec()));
-        assert_eq!(seen.len(), 9);
+        assert_eq!(seen[6], ("dev/console".into(), 0o020_600, (5, 1), vec![]));
+        assert_eq!(seen[8], ("init".into(), 0o100_755, (0, 0), vec![7; 1001]));
+        assert_eq!(seen[9], ("sbin/poweroff".into(), 0o120_777, (0, 0), b"../init".to_vec()));
+        assert_eq!(seen.len(), 13);
     }
 }

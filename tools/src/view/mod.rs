@@ -16,6 +16,9 @@ pub trait View {
     /// The output's.
     fn console(&mut self, line: &str) -> io::Result<()>;
 
+    /// The console's last line so far, which has no end yet: a prompt, perhaps.
+    fn prompt(&mut self, _text: &str) {}
+
     /// Called a few times a second, and once more at the end. Gives true when the person asked to stop.
     ///
     /// # Errors

@@ -1,7 +1,9 @@
 //! Plain lines, for pipes and logs: the console as it comes, and the figures every two seconds of
 //! the machine's time.
 
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
 
 use crate::size::pages_as_mib;
 use crate::trace::model::Model;
@@ -15,12 +17,31 @@ const PERIOD_NS: u64 = 2_000_000_000;
 pub struct Plain<W: Write> {
     out: W,
     next_ns: u64,
+    /// What is typed.
+    input: Option<Receiver<Vec<u8>>>,
 }
 
 impl<W: Write> Plain<W> {
     /// A view on `out`.
     pub fn new(out: W) -> Self {
-        Self { out, next_ns: 0 }
+        Self { out, next_ns: 0, input: None }
+    }
+
+    /// The same view, which passes what can be read from `input` to the machine's console.
+    #[must_use]
+    pub fn with_input(mut self, mut input: impl Read + Send + 'static) -> Self {
+        let (sender, receiver) = mpsc::channel();
+        // It waits in a read, and ends with the program or the input.
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(len @ 1..) = input.read(&mut buffer) {
+                if sender.send(buffer[..len].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        self.input = Some(receiver);
+        self
     }
 }
 
@@ -58,6 +79,10 @@ impl<W: Write> View for Plain<W> {
         Ok(false)
     }
 
+    fn take_typed(&mut self) -> Vec<u8> {
+        self.input.as_ref().map_or_else(Vec::new, |input| input.try_iter().flatten().collect())
+    }
+
     fn finish(&mut self) -> io::Result<()> {
         self.out.flush()
     }
@@ -75,11 +100,23 @@ mod tests {
         view.console("(d1) hello").unwrap();
         assert!(!view.tick(&model).unwrap());
         assert!(!view.tick(&model).unwrap());
+        assert!(view.take_typed().is_empty());
         let text = String::from_utf8(view.out).unwrap();
         assert_eq!(text.lines().count(), 2, "{text}");
         assert!(
             text.starts_with("(d1) hello\n[   7.00 s] free 49000 scrubbing 0 pages | spring 0.0 MiB powered off"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_is_read_is_typed() {
+        let mut view = Plain::new(Vec::new()).with_input("hello\n".as_bytes());
+        let mut typed = Vec::new();
+        while typed.len() < 6 {
+            typed.extend(view.take_typed());
+            thread::yield_now();
+        }
+        assert_eq!(typed, b"hello\n");
     }
 }
