@@ -8,6 +8,7 @@ mod events;
 mod memory;
 mod pair;
 mod simple;
+mod xenstore;
 
 use crate::{cpu, println, trace};
 use alloc::string::String;
@@ -49,6 +50,8 @@ const ROWS: &[(BenchId, Row)] = &[
     (BenchId::KICK_TO_WAKE, pair::kick_to_wake),
     (BenchId::PING_PONG_POLL, pair::ping_pong_poll),
     (BenchId::PING_PONG_HALT, pair::ping_pong_halt),
+    (BenchId::XENSTORE_READ, xenstore::read),
+    (BenchId::XENSTORE_TRANSACTION, xenstore::transaction),
 ];
 
 /// The cost of reading the clock twice.

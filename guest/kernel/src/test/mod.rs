@@ -12,7 +12,7 @@ mod events;
 mod events_fifo;
 mod fpu;
 mod hvm;
-mod local_store;
+pub mod local_store;
 mod memory;
 mod memory_map;
 mod multicall;

@@ -159,7 +159,9 @@ impl Client {
         if let Some(fault) = complaint {
             println!("xenstore: {}", Error::from(fault));
         }
-        woken.into_iter().for_each(thread::unpark);
+        // The caller looks for itself.
+        let this = thread::current();
+        woken.into_iter().filter(|waiter| *waiter != this).for_each(thread::unpark);
     }
 
     /// Watches a path and all below it. The first event comes at once.
