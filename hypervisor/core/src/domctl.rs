@@ -19,6 +19,7 @@ use shared_abi::xen::{DomId, Errno};
 
 use crate::domain::Domain;
 use crate::hypercall::{Call, CallResult, Next};
+use crate::hypervisor::Hypervisor;
 use crate::machine::{Machine, PAGE_SHIFT};
 use crate::{lifecycle, sched};
 
@@ -37,6 +38,14 @@ impl Control {
     /// Nothing.
     pub const fn new() -> Self {
         Self { pauses: AtomicU32::new(0) }
+    }
+
+    /// Pauses a domain that nobody else knows of yet.
+    pub(crate) fn pause_new<M: Machine>(&self, hv: &Hypervisor<M>, domain: &Arc<Domain<M>>) {
+        self.pauses.store(1, Ordering::SeqCst);
+        for vcpu in sched::each_vcpu(domain) {
+            sched::pause(hv, &vcpu);
+        }
     }
 
     /// Whether a governor has paused the domain.

@@ -19,6 +19,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use shared_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT};
 use shared_abi::trace_stream::{DomainEnd, Kind, REASON_DESTROYED, REASON_TRIPLE_FAULT};
+use shared_abi::xen::Virq;
 use zerocopy::IntoBytes;
 
 use crate::domain::{Domain, OnReboot};
@@ -273,9 +274,13 @@ impl<M: Machine> Hypervisor<M> {
 
     fn teardown(&self, domain: &Arc<Domain<M>>) -> bool {
         let Some(mut teardown) = domain.lifecycle.teardown.try_lock() else { return false };
+        let begins = teardown.stage == Stage::Stop;
         let again = self.step_of(domain, &mut teardown);
         let done = teardown.stage == Stage::Done;
         drop(teardown);
+        if begins {
+            evtchn::raise_global_virq(self, Virq::DOM_EXC);
+        }
         if done && domain.lifecycle.state() == State::Ending {
             self.finish(domain);
         }
@@ -302,6 +307,7 @@ impl<M: Machine> Hypervisor<M> {
             }
         }
         self.release_id(domain.id);
+        evtchn::raise_global_virq(self, Virq::DOM_EXC);
         self.endings.fetch_sub(1, Ordering::SeqCst);
     }
 

@@ -4,6 +4,7 @@
 //! run loop is compiled for each.
 
 use alloc::string::ToString;
+use alloc::vec::Vec;
 
 use ebb_core::cpuid::Policy;
 use ebb_core::heap::HeapConfig;
@@ -67,6 +68,7 @@ pub fn start(boot: &Boot) -> ! {
     let hv = create(boot);
     enable_this_cpu();
     run::release_others(hv);
+    let mut built = Vec::new();
     for config in configs {
         let name = config.name.clone();
         match hv.build_domain(config) {
@@ -77,13 +79,19 @@ pub fn start(boot: &Boot) -> ! {
                     domain.config.memory >> 20,
                     domain.vcpus.len()
                 );
-                if let Err(why) = hv.start_domain(&domain) {
-                    refuse(format_args!("domain {name}: {why}"));
-                }
+                built.push(domain);
             }
             Err(why) => refuse(format_args!("domain {name}: {why}")),
         }
     }
+    // Who governs comes first: the others then wait to be prepared.
+    built.sort_by_key(|domain| !domain.is_privileged());
+    for domain in &built {
+        if let Err(why) = hv.start_domain(domain) {
+            refuse(format_args!("domain {}: {why}", domain.config.name));
+        }
+    }
+    drop(built);
     hv.open();
     run::processor(hv)
 }

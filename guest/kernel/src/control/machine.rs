@@ -14,10 +14,15 @@ use ebb_guest_hypercall::shared::{self, GrantFrame};
 use ebb_guest_hypercall::{DomId, Errno, Gfn, Port, VcpuId, Virq};
 use ebb_guest_hypercall::{console, domctl, event_channel, hvm, memory, sysctl};
 use ebb_ring::{Page, SharedPage};
-use shared_abi::domctl::GetDomainInfo;
+use shared_abi::domctl::{GetDomainInfo, InfoFlags};
 use shared_abi::grant_table::ENTRY_PERMIT_ACCESS;
 use shared_abi::memory::RESOURCE_GRANT_TABLE;
 use shared_abi::sysctl::PhysInfo;
+
+/// Whether a domain waits to be prepared.
+pub fn waits(info: &GetDomainInfo) -> bool {
+    InfoFlags::from_bits_retain(info.flags).contains(InfoFlags::PAUSED)
+}
 
 /// Domains asked for at once.
 const LIST: usize = 32;
@@ -100,20 +105,27 @@ fn short(why: &'static str) -> Errno {
 /// The hypercalls.
 pub struct Calls {
     domains: Channel,
-    /// Absent where the hypervisor gives what is typed to somebody else.
+    /// For who reads what is typed.
     console: Option<Channel>,
 }
 
 impl Calls {
-    /// Binds the virtual interrupts, for the calling thread.
+    /// Binds `VIRQ_DOM_EXC`, which wakes the calling thread.
     pub fn new() -> Result<Self, &'static str> {
-        let bind = |virq| event_channel::bind_virq(virq, VcpuId(0));
-        let domains = bind(Virq::DOM_EXC).map_err(|_| "VIRQ_DOM_EXC cannot be bound")?;
-        let console = bind(Virq::CONSOLE).ok().map(Channel::new).transpose()?;
-        if console.is_none() {
-            println!("control: VIRQ_CONSOLE cannot be bound: nothing can be typed");
-        }
-        Ok(Self { domains: Channel::new(domains)?, console })
+        let port = event_channel::bind_virq(Virq::DOM_EXC, VcpuId(0)).map_err(|_| "VIRQ_DOM_EXC cannot be bound")?;
+        Ok(Self { domains: Channel::new(port)?, console: None })
+    }
+
+    /// Has `VIRQ_DOM_EXC` wake the calling thread from now on.
+    pub fn wake_me(&self) {
+        self.domains.port.wake(thread::current());
+    }
+
+    /// Binds `VIRQ_CONSOLE` too.
+    pub fn bind_console(&mut self) -> Result<(), &'static str> {
+        let port = event_channel::bind_virq(Virq::CONSOLE, VcpuId(0)).map_err(|_| "VIRQ_CONSOLE cannot be bound")?;
+        self.console = Some(Channel::new(port)?);
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@
 #![allow(unsafe_code)] // Reading the module.
 
 mod machine;
+pub mod release;
 mod window;
 
 use crate::{panic, println, start_info, thread, xen};
@@ -15,8 +16,7 @@ use ebb_control::script::Script;
 use ebb_control::{Control, Machine, Next, Options};
 use ebb_guest_hypercall::DomId;
 use ebb_guest_logic::args::Args;
-use machine::Calls;
-use shared_abi::domctl::InfoFlags;
+use machine::{Calls, waits};
 use shared_abi::hvm::start_info::SIF_PRIVILEGED;
 
 /// The workload.
@@ -27,6 +27,7 @@ pub fn run(args: Args<'static>) -> Result<(), String> {
     let own = xen::hypervisor().domid.and_then(|id| u16::try_from(id).ok()).ok_or("CPUID tells no domain number")?;
     let own = DomId(own);
     let mut calls = Calls::new()?;
+    calls.bind_console()?;
     let prepared = Options::parse(args.text()).map_err(|why| Vec::from([why]));
     let prepared = prepared.and_then(|options| Ok((options, Script::parse(script())?)));
     let (options, script) = match prepared {
@@ -61,8 +62,7 @@ fn script() -> &'static [u8] {
 /// Destroys every domain that waits to be prepared: nobody will.
 fn destroy_waiting(calls: &mut Calls, own: DomId) {
     let list = calls.domains().unwrap_or_default();
-    let waits = |flags| InfoFlags::from_bits_retain(flags).contains(InfoFlags::PAUSED);
-    for info in list.iter().filter(|info| info.domain != own && waits(info.flags)) {
+    for info in list.iter().filter(|info| info.domain != own && waits(info)) {
         if let Err(errno) = calls.destroy(info.domain) {
             println!("control: domain {} cannot be destroyed: {errno}", info.domain.0);
         }

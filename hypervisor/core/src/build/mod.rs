@@ -19,7 +19,7 @@ use core::fmt;
 use shared_abi::hvm::start_info::{MAGIC, MemmapTableEntry, ModlistEntry, SIF_PRIVILEGED, StartInfo};
 use shared_abi::memory::E820Entry;
 use shared_abi::trace_stream::{DomainStart, Kind};
-use shared_abi::xen::{DomId, Gfn, VcpuId};
+use shared_abi::xen::{DomId, Gfn, VcpuId, Virq};
 use zerocopy::IntoBytes;
 
 use crate::cpuid::apic_id;
@@ -268,7 +268,8 @@ impl<M: Machine> Hypervisor<M> {
         Ok(())
     }
 
-    /// Enters a built domain into the table and lets it run.
+    /// Enters a built domain into the table and lets it run; beside a privileged domain, an unprivileged one waits to be
+    /// unpaused.
     ///
     /// # Errors
     /// No memory for the scheduler's queues; the domain is gone then.
@@ -276,6 +277,12 @@ impl<M: Machine> Hypervisor<M> {
         if !sched::admit(self, domain) {
             self.abandon_domain(domain);
             return Err("vcpus: no memory for the scheduler's queues".into());
+        }
+        // Whoever governs prepares the others first: as Xen's createdomain leaves a domain, it is paused once.
+        let governed =
+            !domain.is_privileged() && self.each_domain().any(|one| one.is_privileged() && one.lifecycle.is_running());
+        if governed {
+            domain.control.pause_new(self, domain);
         }
         self.set_domain(domain.id, Some(domain.clone()));
         domain.lifecycle.started();
@@ -285,6 +292,7 @@ impl<M: Machine> Hypervisor<M> {
         if let Some(vcpu) = VcpuRef::new(domain, VcpuId(0)) {
             sched::set_up(self, &vcpu);
         }
+        evtchn::raise_global_virq(self, Virq::DOM_EXC);
         Ok(())
     }
 

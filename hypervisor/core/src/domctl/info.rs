@@ -4,6 +4,7 @@ use shared_abi::arch_x86::{ArchDomainConfig, EmulationFlags};
 use shared_abi::domctl::{GetDomainInfo, INFO_SHUTDOWN_MASK, INFO_SHUTDOWN_SHIFT, INVALID_MAX_VCPU_ID, InfoFlags};
 use shared_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_MAX};
 use shared_abi::trace_stream::REASON_DESTROYED;
+use shared_abi::xen::DomainHandle;
 
 use crate::domain::Domain;
 use crate::hypervisor::Hypervisor;
@@ -28,11 +29,20 @@ pub(crate) fn of<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>) -> GetDomai
         shared_info_frame: domain.memory.shared_info_gfn(&hv.machine).map_or(u64::MAX, |gfn| gfn.0),
         cpu_time: domain_times(domain, hv.machine.now()).0,
         nr_online_vcpus: online,
+        handle: handle(&domain.config.name),
         max_vcpu_id: (domain.vcpus.len() as u32).checked_sub(1).unwrap_or(INVALID_MAX_VCPU_ID),
         gpaddr_bits: ADDRESS_BITS,
         arch_config: ArchDomainConfig { emulation_flags: EmulationFlags::LAPIC.bits(), ..Default::default() },
         ..GetDomainInfo::default()
     }
+}
+
+/// A domain's handle: the beginning of its name, padded with NULs. Ebb's convention.
+fn handle(name: &str) -> DomainHandle {
+    let mut handle = DomainHandle::default();
+    let length = name.len().min(handle.len());
+    handle[..length].copy_from_slice(&name.as_bytes()[..length]);
+    handle
 }
 
 /// Blocked when all vCPUs that are online are; running when one is. And how many are online.
