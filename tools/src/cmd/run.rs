@@ -102,7 +102,7 @@ impl LinuxArgs {
         }
         // Linux takes random numbers from the processor, so its runs do not repeat.
         if !self.no_linux && !deterministic {
-            match library.linux(library::DEBIAN) {
+            match library.read(library::LINUX_INIT).and_then(|_| library.linux(library::DEBIAN)) {
                 Ok(_) => return Scenario::linux(),
                 Err(why) => eprintln!("no Linux domain in this run: {why:#}"),
             }

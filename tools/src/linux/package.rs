@@ -128,7 +128,7 @@ impl Store {
             .iter()
             .find_map(|meta| Some((*meta, self.resolve(lists, meta, work)?)))
             .ok_or_else(|| anyhow!("apt knows no package {}", packages.join(" or ")))?;
-        say(&format!("fetching {package} through apt (about 15 to 100 MB, once)"));
+        say(&format!("fetching {package} through apt, once"));
         run(self.apt("apt-get", lists, work).args(["-q", "download"]).arg(&package))?;
         let deb = downloaded(work)?;
         let kernel = self.keep(meta, &deb)?;
