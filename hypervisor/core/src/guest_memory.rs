@@ -224,6 +224,20 @@ impl<M: Machine> Hypervisor<M> {
         })
     }
 
+    /// Copies a whole frame of the hypervisor's to a page of a domain's guest-physical memory.
+    ///
+    /// # Errors
+    /// As [`Hypervisor::write_physical`].
+    pub(crate) fn write_physical_frame(&self, domain: &Domain<M>, address: u64, from: Mfn) -> Result<(), Errno> {
+        self.each_physical_page(domain, address, PAGE_SIZE, Access::Write, |at, _| {
+            let mut part = [0; WORDS];
+            for offset in (0..PAGE_SIZE).step_by(WORDS) {
+                self.machine.read(MachineAddress::in_frame(from, offset), &mut part);
+                self.machine.write(MachineAddress(at.0 + offset as u64), &part);
+            }
+        })
+    }
+
     /// Reads the bytes at a virtual address of a vCPU that is not in a hypercall (an instruction to decode), as far as
     /// they are there: says how many.
     pub fn read_virtual(&self, domain: &Domain<M>, paging: &GuestPaging, address: u64, bytes: &mut [u8]) -> usize {

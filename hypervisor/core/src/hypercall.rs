@@ -13,7 +13,7 @@ use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 use crate::vcpu::VcpuRef;
 use crate::{
-    console, domctl, evtchn, grant, hvm, memory, multicall, sched, sysctl, timer, vcpu_op, version, vm_assist,
+    console, domctl, evtchn, grant, hvm, memory, multicall, sched, sysctl, timer, tmem, vcpu_op, version, vm_assist,
 };
 
 /// The width of the caller's registers.
@@ -101,6 +101,7 @@ impl<M: Machine> Table<M> {
         row!(number::EVENT_CHANNEL_OP, "event_channel_op", false, evtchn::event_channel_op);
         row!(number::PHYSDEV_OP, "physdev_op", false, vm_assist::physdev_op);
         row!(number::HVM_OP, "hvm_op", false, hvm::hvm_op);
+        row!(number::TMEM_OP, "tmem_op", false, tmem::tmem_op);
         row!(number::SYSCTL, "sysctl", true, sysctl::sysctl);
         row!(number::DOMCTL, "domctl", true, domctl::domctl);
         rows

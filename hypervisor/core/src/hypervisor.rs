@@ -13,6 +13,7 @@ use crate::locks::{Mutex, rank};
 use crate::machine::{CpuId, Machine};
 use crate::sched::{CpuSched, SchedConfig};
 use crate::timer::CpuTimers;
+use crate::tmem;
 
 /// Most domains alive at once (and the range of ids in use).
 pub const MAX_DOMAINS: usize = u128::BITS as usize;
@@ -44,6 +45,8 @@ pub struct PerCpu<M: Machine> {
     pub sched: CpuSched<M>,
     /// Its timers.
     pub timers: CpuTimers<M>,
+    /// Buffers for transcendent memory.
+    pub tmem_buffers: tmem::Buffers,
 }
 
 impl<M: Machine> PerCpu<M> {
@@ -54,6 +57,7 @@ impl<M: Machine> PerCpu<M> {
             in_guest: AtomicU64::new(0),
             sched: CpuSched::new(id),
             timers: CpuTimers::new(),
+            tmem_buffers: tmem::Buffers::default(),
         }
     }
 
@@ -123,6 +127,8 @@ pub struct Hypervisor<M: Machine> {
     pub machine: M,
     /// All frames.
     pub heap: FrameHeap,
+    /// Transcendent memory.
+    pub tmem: ebb_tmem::Store,
     /// Per-CPU state, by [`CpuId`].
     pub cpus: Box<[PerCpu<M>]>,
     /// What was chosen at boot.
@@ -157,8 +163,10 @@ impl<M: Machine> Hypervisor<M> {
     /// The hypervisor over `machine`, with no domain.
     pub fn new(machine: M, config: Config) -> Self {
         let cpus = (0..machine.cpu_count()).map(|index| PerCpu::new(CpuId(index as u16))).collect();
+        let tmem = tmem::new_store(&machine);
         Self {
             machine,
+            tmem,
             heap: FrameHeap::new(config.heap),
             cpus,
             sched_config: config.sched,

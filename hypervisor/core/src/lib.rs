@@ -48,6 +48,7 @@ pub mod sysctl;
 #[cfg(test)]
 pub mod testing;
 pub mod timer;
+pub mod tmem;
 pub mod trace;
 pub mod vcpu;
 pub mod vcpu_op;

@@ -28,7 +28,7 @@ use crate::hypervisor::{CpuAttention, Hypervisor};
 use crate::locks::{Mutex, rank};
 use crate::machine::{Level, Machine};
 use crate::vcpu::VcpuRef;
-use crate::{evtchn, grant, sched};
+use crate::{evtchn, grant, sched, tmem};
 
 /// Page-table entries given back in one step.
 const RELEASE_BUDGET: usize = 64;
@@ -64,6 +64,7 @@ enum Stage {
     LeaveCpus,
     Close,
     Grants,
+    Tmem,
     Memory,
     Done,
 }
@@ -257,6 +258,11 @@ impl<M: Machine> Hypervisor<M> {
             }
             Stage::Grants => {
                 if grant::release_mappings(self, domain, RELEASE_BUDGET) {
+                    teardown.stage = Stage::Tmem;
+                }
+            }
+            Stage::Tmem => {
+                if tmem::end_some(self, domain, RELEASE_BUDGET) {
                     teardown.stage = Stage::Memory;
                 }
             }

@@ -7,12 +7,15 @@
 //! Specification: Xen 4.17's `sysctl.h` and what its hypervisor answers.
 
 use shared_abi::domctl::SCHEDULER_CREDIT;
-use shared_abi::sysctl::{self as abi, AvailHeap, GetDomainInfoList, PhysCapabilities, PhysInfo, SchedId, Sysctl};
+use shared_abi::sysctl::{
+    self as abi, AvailHeap, GetDomainInfoList, PhysCapabilities, PhysInfo, SchedId, Sysctl, TmemControl,
+};
 use shared_abi::xen::Errno;
 
 use crate::domctl::info;
 use crate::hypercall::{Call, CallResult, Next};
 use crate::machine::{Machine, PAGE_SIZE};
+use crate::tmem;
 
 /// `sysctl(u_sysctl)`.
 ///
@@ -36,6 +39,8 @@ pub fn sysctl<M: Machine>(call: &mut Call<'_, M>) -> CallResult {
             let asked: GetDomainInfoList = request.payload();
             request.set_payload(&list_domains(call, asked)?);
         }
+        // Its results are in buffers of their own.
+        abi::TMEM_OP => return tmem::control(call, &request.payload::<TmemControl>()),
         _ => return Err(Errno::ENOSYS),
     }
     call.write_guest(address, &request)?;

@@ -163,7 +163,7 @@ fn measure(kind: Pages, compress: bool, deduplicate: bool) -> [f64; 3] {
     let (tmem, client) = (store.on(&memory), ClientId(0));
     tmem.new_pool(client, 0x0100_0001, [0, 0]).expect("a pool");
     let guest = std::cell::RefCell::new(pages(kind));
-    let mut scratch = Box::<Scratch>::default();
+    let mut scratch = Scratch::try_new().expect("memory");
     let slot = |index: u32| Guest(&guest, (index as usize * 7) % (PAGES as usize / 4));
     let mut best = [f64::MAX; 3];
     for _ in 0..5 {
@@ -225,7 +225,7 @@ fn throughput(threads: u32, compress: bool) -> f64 {
                 let tmem = store.on(memory);
                 let kind = if compress { Pages::Compressible } else { Pages::Random };
                 let guest = std::cell::RefCell::new(pages(kind));
-                let mut scratch = Box::<Scratch>::default();
+                let mut scratch = Scratch::try_new().expect("memory");
                 for round in 0..4 {
                     for index in (thread..PAGES).step_by(threads as usize) {
                         let slot = Guest(&guest, (index as usize * 7 + round) % (PAGES as usize / 4));

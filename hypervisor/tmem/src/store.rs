@@ -11,11 +11,14 @@ use xxhash_rust::xxh3::xxh3_64_with_seed;
 use crate::account::{Account, Payer};
 use crate::arena::{Arena, Which};
 use crate::client::{Client, Pool, SHARED_POOLS, State, Use, count};
-use crate::frames::{ClientId, Fault, Frames, GuestPage, Shortage};
+use crate::frames::{ClientId, Fault, Frames, GuestPage, PAGE_SIZE, Page, Shortage};
 use crate::scratch::Scratch;
 use crate::shard::{Key, ObjectId, POOLS};
 use crate::shared::SharedPool;
 use crate::vault::{Bytes, Content, Found};
+
+/// What every page of zeros is got from.
+static ZEROS: Page = [0; PAGE_SIZE];
 
 /// Why something could not be done, by the name that Xen's interface has for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -234,7 +237,7 @@ impl<'a, F: Frames> Tmem<'a, F> {
                 return Err(Error::NoSpace);
             }
         }
-        page.read(&mut scratch.page).inspect_err(|_| count(&self.store.counters.failed_copies))?;
+        page.read(scratch.page_mut()).inspect_err(|_| count(&self.store.counters.failed_copies))?;
         self.put_copied(&client, &opened, &key, scratch).inspect_err(|error| {
             if *error == Error::NoMemory {
                 count(&counters.no_memory);
@@ -296,8 +299,8 @@ impl<'a, F: Frames> Tmem<'a, F> {
         }
         let packed = if opened.pool.compress.load(Relaxed) { scratch.compress() } else { None };
         let bytes = match packed {
-            Some(length) => Bytes::Packed(&scratch.packed[..length]),
-            None => Bytes::Raw(&scratch.page),
+            Some(length) => Bytes::Packed(scratch.packed(length)),
+            None => Bytes::Raw(scratch.page()),
         };
         let seed = self.store.config.seed;
         let hash = if !opened.deduplicate {
@@ -358,7 +361,8 @@ impl<'a, F: Frames> Tmem<'a, F> {
     ) -> Result<(), Fault> {
         match opened.arena.vault.load(self.frames, content, scratch) {
             Found::Frame(frame) => page.write_frame(self.frames, frame),
-            Found::Scratch => page.write(&scratch.page),
+            Found::Scratch => page.write(scratch.page()),
+            Found::Zero => page.write(&ZEROS),
         }
     }
 

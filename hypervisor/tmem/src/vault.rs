@@ -112,6 +112,8 @@ pub enum Found {
     Frame(u32),
     /// The bytes are in the scratch page.
     Scratch,
+    /// They are zero.
+    Zero,
 }
 
 /// A page to be kept.
@@ -348,8 +350,7 @@ impl Vault {
     /// The bytes of a content that the caller has a reference to.
     pub fn load<F: Frames>(&self, frames: &F, content: Content, scratch: &mut Scratch) -> Found {
         if content == Content::ZERO {
-            scratch.page.fill(0);
-            return Found::Scratch;
+            return Found::Zero;
         }
         // Which of the two it is never changes.
         if let Storage::Raw(frame) = Storage::from_word(Records::get(frames, content.record(), PLACE)) {
@@ -360,7 +361,7 @@ impl Vault {
             unreachable!("a content that was packed and is not")
         };
         let length = usize::from(place.length);
-        Pack::read(frames, place, &mut scratch.packed[..length]);
+        Pack::read(frames, place, scratch.packed_mut(length));
         drop(shard);
         assert!(scratch.decompress(length), "a compressed page does not decompress");
         Found::Scratch

@@ -66,7 +66,7 @@ struct Model<'a> {
     store: &'a Store,
     pages: BTreeMap<Place, Box<Page>>,
     frozen: [bool; CLIENTS as usize],
-    scratch: Box<Scratch>,
+    scratch: Scratch,
     squeezed: Vec<u32>,
 }
 
@@ -82,7 +82,7 @@ impl<'a> Model<'a> {
             store,
             pages: BTreeMap::new(),
             frozen: [false; CLIENTS as usize],
-            scratch: Box::default(),
+            scratch: Scratch::try_new().expect("memory"),
             squeezed: Vec::new(),
         };
         (0..CLIENTS).for_each(|client| model.enter(client));

@@ -26,12 +26,12 @@ fn at(pool: u32, index: u32) -> Handle {
 
 struct Tester<'a> {
     tmem: Tmem<'a, Machine>,
-    scratch: Box<Scratch>,
+    scratch: Scratch,
 }
 
 impl<'a> Tester<'a> {
     fn new(store: &'a Store, machine: &'a Machine) -> Self {
-        Self { tmem: store.on(machine), scratch: Box::default() }
+        Self { tmem: store.on(machine), scratch: Scratch::try_new().expect("memory") }
     }
 
     fn put(&mut self, client: ClientId, handle: Handle, page: Page) -> Result<(), Error> {
@@ -449,7 +449,7 @@ fn nothing_that_happens_during_a_copy_breaks_it() {
             let other = store.on(&machine);
             let mapped = action != 5;
             let act = || {
-                let mut scratch = Box::<Scratch>::default();
+                let mut scratch = Scratch::try_new().expect("memory");
                 match action {
                     0 => assert_eq!(other.flush_page(A, &at(0, 0)), Ok(true)),
                     1 => other.put(A, &at(0, 0), &Guest::new(page_of(kind, 2)), &mut scratch).unwrap(),

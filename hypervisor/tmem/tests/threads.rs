@@ -32,7 +32,7 @@ fn version_of(page: &Page) -> u64 {
 /// Puts, gets and flushes under handles that only this thread uses (in objects that both use).
 fn own_pages(store: &Store, machine: &Machine, client: ClientId, thread: u64, stop: &AtomicBool) {
     let tmem = store.on(machine);
-    let mut scratch = Box::<Scratch>::default();
+    let mut scratch = Scratch::try_new().expect("memory");
     let mut random = Random(77 + thread);
     let mut last = std::collections::BTreeMap::new();
     for version in 1..ROUNDS {
@@ -80,7 +80,7 @@ fn own_pages(store: &Store, machine: &Machine, client: ClientId, thread: u64, st
 /// Gets in the way: reclaims, compacts, makes and destroys pools of another client.
 fn meddle(store: &Store, machine: &Machine, client: ClientId, stop: &AtomicBool) {
     let tmem = store.on(machine);
-    let mut scratch = Box::<Scratch>::default();
+    let mut scratch = Scratch::try_new().expect("memory");
     let mut random = Random(3);
     while !stop.load(Ordering::Relaxed) {
         let pool = tmem.new_pool(client, 0x0100_0000, [0, 0]).unwrap();
@@ -137,7 +137,7 @@ fn two_threads_on_the_same_handles() {
             let (store, machine) = (&store, &machine);
             scope.spawn(move || {
                 let tmem = store.on(machine);
-                let mut scratch = Box::<Scratch>::default();
+                let mut scratch = Scratch::try_new().expect("memory");
                 let mut random = Random(thread + 11);
                 for version in 1..ROUNDS / 2 {
                     let index = random.below(4) as u32;

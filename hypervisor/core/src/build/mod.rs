@@ -136,8 +136,10 @@ impl<M: Machine> Hypervisor<M> {
     ) -> Result<Arc<Domain<M>>, BuildError> {
         let pages = config.memory >> PAGE_SHIFT;
         self.heap.account(id).set_maximum(config.max_memory >> PAGE_SHIFT);
-        if self.heap.claim(id, pages).is_err() {
-            return Err(self.too_little(pages));
+        while self.heap.claim(id, pages).is_err() {
+            if !self.take_back_for_claim(pages) {
+                return Err(self.too_little(pages));
+            }
         }
         let vcpus = self.new_vcpus(config.vcpus).ok_or("vcpus: no memory for their state")?;
         let memory = DomainMemory::new(self, id, config.max_memory >> PAGE_SHIFT)

@@ -110,6 +110,7 @@ impl<M: Machine> Audit<'_, M> {
             self.owned(mfn, order, Owner::Domain(domain.id), "unmapped");
         }
         pages += self.orphans(domain.id);
+        pages += self.hv.tmem_frames(domain.id, ebb_tmem::Kind::Persistent);
         self.compare("charge of a domain", domain.memory.current(), pages);
     }
 

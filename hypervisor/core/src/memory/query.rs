@@ -80,9 +80,17 @@ pub(super) fn claim<M: Machine>(call: &Call<'_, M>) -> CallResult {
     if domain.memory.is_closed() || (reservation.nr_extents != 0 && call.hv.heap.claimed_by(domain.id) != 0) {
         return Err(Errno::EINVAL);
     }
-    call.hv.heap.claim(domain.id, reservation.nr_extents).map_err(|shortage| match shortage {
-        Shortage::Maximum => Errno::EINVAL,
-        Shortage::Memory => Errno::ENOMEM,
-    })?;
-    Ok(Next::Return(0))
+    loop {
+        match call.hv.heap.claim(domain.id, reservation.nr_extents) {
+            Ok(()) => return Ok(Next::Return(0)),
+            Err(Shortage::Maximum) => return Err(Errno::EINVAL),
+            Err(Shortage::Memory)
+                if !call.hv.take_back_for_claim(reservation.nr_extents.saturating_sub(domain.memory.current())) =>
+            {
+                return Err(Errno::ENOMEM);
+            }
+            Err(Shortage::Memory) if call.should_preempt() => return Ok(Next::Again(call.args)),
+            Err(Shortage::Memory) => {}
+        }
+    }
 }

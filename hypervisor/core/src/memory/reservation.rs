@@ -17,6 +17,8 @@ use crate::p2m::Retired;
 const CHUNK: usize = 64;
 /// The most extents a call can be about: more would not fit a continuation.
 const MAX_EXTENTS: u64 = u32::MAX as u64 >> op::COMMAND_BITS;
+/// How often ephemeral pages are taken back for one chunk: compressed ones may give few frames at a time.
+const TAKE_BACK_ATTEMPTS: u32 = 8;
 /// Nodes a privileged caller may name; the machine has one.
 const MAX_NODES: u32 = 64;
 
@@ -132,7 +134,7 @@ fn read_and_apply<M: Machine, const N: usize>(
 /// Applies one chunk, with one flush. Gives the number of extents done.
 fn apply<M: Machine>(call: &Call<'_, M>, adjustment: &Adjustment<M>, gfns: &[u64]) -> usize {
     let (hv, memory, order) = (call.hv, &adjustment.domain.memory, adjustment.order);
-    let mut done = 0;
+    let (mut done, mut attempts) = (0, TAKE_BACK_ATTEMPTS);
     loop {
         let mut retired = Retired::new();
         let mut stopped = None;
@@ -155,9 +157,18 @@ fn apply<M: Machine>(call: &Call<'_, M>, adjustment: &Adjustment<M>, gfns: &[u64
         if freed {
             retired.flush(hv, memory).free(&hv.heap);
         }
-        // A split may have wanted a frame that is free only now.
-        let again = stopped == Some(Errno::ENOMEM) && freed && adjustment.operation == op::DECREASE_RESERVATION;
-        if !again || order != 0 {
+        if stopped != Some(Errno::ENOMEM) || order != 0 {
+            return done;
+        }
+        let again = if adjustment.operation == op::DECREASE_RESERVATION {
+            // A split may have wanted a frame that is free only now.
+            freed
+        } else {
+            // What the domain may have is taken back from ephemeral pools.
+            attempts -= 1;
+            attempts != 0 && hv.take_back_ephemeral(adjustment.domain.id, (gfns.len() - done) as u64)
+        };
+        if !again {
             return done;
         }
     }
