@@ -60,7 +60,7 @@ pub fn translate(reason: u32) -> VmExit {
         reason::IO => VmExit::Io(io_access()),
         reason::XSETBV => VmExit::SetXcr,
         reason::WBINVD | reason::INVD => VmExit::CacheControl,
-        // A write of CR4 exits only when it sets a bit that is not offered (see `VmxVcpu::set_up_registers`).
+        // A write of CR4 exits only when it sets a bit that is not offered (see `setup::registers`).
         reason::RDPMC | reason::CONTROL_REGISTER => VmExit::Forbidden,
         reason::GETSEC
         | reason::VMX_FIRST..=reason::VMX_LAST

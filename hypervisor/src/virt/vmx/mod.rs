@@ -20,6 +20,7 @@ mod exit;
 mod invalidate;
 mod permissions;
 mod run;
+mod setup;
 mod vcpu;
 mod vmcs;
 
@@ -33,7 +34,6 @@ const MSR_VMX_EPT_VPID_CAP: u32 = 0x48c;
 
 const FEATURE_CONTROL_LOCKED: u64 = 1 << 0;
 const FEATURE_CONTROL_VMXON: u64 = 1 << 2;
-const CR4_VMXE: u64 = 1 << 13;
 
 /// Bits of the EPT and VPID capabilities.
 mod capability {
@@ -131,7 +131,7 @@ impl Backend for Vmx {
             let cr0 = instr::cr0() & instr::rdmsr(MSR_VMX_CR0_FIXED1) | instr::rdmsr(MSR_VMX_CR0_FIXED0);
             let cr4 = instr::cr4() & instr::rdmsr(MSR_VMX_CR4_FIXED1) | instr::rdmsr(MSR_VMX_CR4_FIXED0);
             instr::set_cr0(cr0);
-            instr::set_cr4(cr4 | CR4_VMXE);
+            instr::set_cr4(cr4 | setup::CR4_VMXE);
         }
         // The processor keeps the region until VMXOFF, which never comes.
         let region = Box::leak(region());

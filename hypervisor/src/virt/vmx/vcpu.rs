@@ -9,40 +9,32 @@ use core::fmt;
 use core::sync::atomic::Ordering;
 
 use ebb_core::hypercall::{GuestPaging, Width};
-use ebb_core::vcpu::{EntryPlan, Injection, Interruptibility, Segment, StartState};
+use ebb_core::vcpu::{EntryPlan, Injection, Interruptibility, StartState};
 use shared_abi::xen::Mfn;
 use x86::vmx::vmcs::control::{EntryControls, PrimaryControls};
-use x86::vmx::vmcs::{control, guest, host, ro};
+use x86::vmx::vmcs::{control, guest, ro};
 
 use super::exit::{self, INFO_ERROR, INFO_TYPE_MASK, INFO_TYPE_NMI, INFO_VALID, reason};
-use super::{POLLED_INTERRUPTS, capability, controls, has, invalidate, permissions, region, run, vmcs};
-use crate::cpu::{CODE_SELECTOR, DATA_SELECTOR, TSS_SELECTOR, this_cpu};
+use super::setup::{self, CR0_MASK, CR4_VMXE};
+use super::{POLLED_INTERRUPTS, controls, invalidate, region, run, vmcs};
+use crate::cpu::this_cpu;
 use crate::virt::asid::{self, Asid};
 use crate::virt::fpu::Fpu;
 use crate::virt::page::Page;
-use crate::virt::{InstructionBytes, SegmentName, VirtualCpu, VmExit, register, vector};
+use crate::virt::{InstructionBytes, SegmentName, VirtualCpu, VmExit, register};
 use crate::{instr, memory};
 
-const AR_UNUSABLE: u32 = 1 << 16;
 const AR_LONG: u32 = 1 << 13;
 const AR_DEFAULT_32: u32 = 1 << 14;
 const EFER_LMA: u64 = 1 << 10;
 const RFLAGS_IF: u64 = 1 << 9;
-const CR0_NE: u64 = 1 << 5;
-/// Bits of CR0 that are not the guest's: numeric errors stay on, as VMX demands, and caches too. It sees what it wrote.
-const CR0_MASK: u64 = CR0_NE | 3 << 29;
-const CR4_VMXE: u64 = 1 << 13;
 const RESET_DR6: u64 = 0xffff_0ff0;
-const RESET_PAT: u64 = 0x0007_0406_0007_0406;
 
 const INTERRUPTIBILITY_STI: u32 = 1 << 0;
 const INTERRUPTIBILITY_MOV_SS: u32 = 1 << 1;
 const INTERRUPTIBILITY_NMI: u32 = 1 << 3;
 const TYPE_HARDWARE_EXCEPTION: u32 = 3 << 8;
 
-/// Cycles between two PAUSEs of one loop, and cycles of such a loop before an exit.
-const PAUSE_GAP: u64 = 128;
-const PAUSE_WINDOW: u64 = 4096;
 /// The preemption timer's ticks where interrupts are looked for by it.
 const POLL_TICKS: u64 = 20_000;
 
@@ -80,36 +72,6 @@ pub struct VmxVcpu {
     tpr: u8,
 }
 
-/// The four fields of a segment, by the encoding of its selector.
-struct SegmentFields {
-    selector: u32,
-    limit: u32,
-    rights: u32,
-    base: u32,
-}
-
-impl SegmentFields {
-    fn at(selector: u32) -> Self {
-        let index = selector - guest::ES_SELECTOR;
-        Self {
-            selector,
-            limit: guest::ES_LIMIT + index,
-            rights: guest::ES_ACCESS_RIGHTS + index,
-            base: guest::ES_BASE + index,
-        }
-    }
-
-    fn write(&self, segment: &Segment) {
-        let attributes = u32::from(segment.attributes);
-        let usable = attributes & 0x80 != 0;
-        let rights = if usable { attributes & 0xff | (attributes & 0xf00) << 4 } else { AR_UNUSABLE };
-        vmcs::write(self.selector, u64::from(segment.selector));
-        vmcs::write32(self.limit, segment.limit);
-        vmcs::write32(self.rights, rights);
-        vmcs::write(self.base, segment.base);
-    }
-}
-
 impl VmxVcpu {
     /// A vCPU that must be started before it is entered.
     pub fn new() -> Self {
@@ -134,125 +96,6 @@ impl VmxVcpu {
         }
     }
 
-    fn set_up_controls(&mut self, nested_root: Mfn) {
-        const WRITE_BACK: u64 = 6;
-        const WALK_OF_FOUR: u64 = 3 << 3;
-        const ACCESSED_DIRTY: u64 = 1 << 6;
-        let flags = if has(capability::ACCESSED_DIRTY) { ACCESSED_DIRTY } else { 0 };
-        self.ept_pointer = nested_root.0 << 12 | WRITE_BACK | WALK_OF_FOUR | flags;
-        self.primary = controls::PRIMARY.get();
-        vmcs::write32(control::PINBASED_EXEC_CONTROLS, controls::PIN.get());
-        vmcs::write32(control::PRIMARY_PROCBASED_EXEC_CONTROLS, self.primary);
-        vmcs::write32(control::SECONDARY_PROCBASED_EXEC_CONTROLS, controls::SECONDARY.get());
-        vmcs::write32(control::VMEXIT_CONTROLS, controls::EXIT.get());
-        vmcs::write32(control::VMENTRY_CONTROLS, controls::ENTRY.get());
-        let watched = 1 << vector::DEBUG | 1 << vector::ALIGNMENT_CHECK | 1 << vector::MACHINE_CHECK;
-        vmcs::write32(control::EXCEPTION_BITMAP, watched);
-        vmcs::write(control::EPTP_FULL, self.ept_pointer);
-        vmcs::write(control::MSR_BITMAPS_ADDR_FULL, permissions::address());
-        vmcs::write(control::VIRT_APIC_ADDR_FULL, memory::virt_to_phys(&raw const *self.apic));
-        vmcs::write(control::PLE_GAP, PAUSE_GAP);
-        vmcs::write(control::PLE_WINDOW, PAUSE_WINDOW);
-        for field in [
-            control::TPR_THRESHOLD,
-            control::PAGE_FAULT_ERR_CODE_MASK,
-            control::PAGE_FAULT_ERR_CODE_MATCH,
-            control::CR3_TARGET_COUNT,
-            control::VMEXIT_MSR_STORE_COUNT,
-            control::VMEXIT_MSR_LOAD_COUNT,
-            control::VMENTRY_MSR_LOAD_COUNT,
-            control::VMENTRY_INTERRUPTION_INFO_FIELD,
-        ] {
-            vmcs::write(field, 0);
-        }
-    }
-
-    /// CR0 and CR4 have bits that are not the guest's. Writing a forbidden bit of CR4 exits, and faults; a write of CR0
-    /// that changes one of ours exits, and runs again once the guest's view of those bits is what it writes.
-    fn set_up_registers(state: &StartState) {
-        let cr4_offered = crate::virt::offered_cr4();
-        vmcs::write(control::CR0_GUEST_HOST_MASK, CR0_MASK);
-        vmcs::write(control::CR0_READ_SHADOW, state.cr0);
-        vmcs::write(guest::CR0, state.cr0 & !CR0_MASK | CR0_NE);
-        vmcs::write(control::CR4_GUEST_HOST_MASK, !cr4_offered);
-        vmcs::write(control::CR4_READ_SHADOW, 0);
-        vmcs::write(guest::CR4, state.cr4 & cr4_offered | CR4_VMXE);
-        vmcs::write(guest::CR3, state.cr3);
-        vmcs::write(guest::DR7, 0x400);
-        vmcs::write(guest::RSP, state.general[register::RSP]);
-        vmcs::write(guest::RIP, state.rip);
-        vmcs::write(guest::RFLAGS, state.rflags | 2);
-        vmcs::write(guest::IA32_EFER_FULL, state.efer);
-        vmcs::write(guest::IA32_PAT_FULL, RESET_PAT);
-        vmcs::write(guest::LINK_PTR_FULL, u64::MAX);
-        for field in [
-            guest::IA32_DEBUGCTL_FULL,
-            guest::INTERRUPTIBILITY_STATE,
-            guest::ACTIVITY_STATE,
-            guest::PENDING_DBG_EXCEPTIONS,
-            guest::IA32_SYSENTER_CS,
-            guest::IA32_SYSENTER_ESP,
-            guest::IA32_SYSENTER_EIP,
-            guest::GDTR_BASE,
-            guest::IDTR_BASE,
-        ] {
-            vmcs::write(field, 0);
-        }
-        vmcs::write32(guest::GDTR_LIMIT, 0xffff);
-        vmcs::write32(guest::IDTR_LIMIT, 0xffff);
-    }
-
-    fn set_up_segments(state: &StartState) {
-        let absent = Segment { selector: 0, attributes: 0, limit: 0xffff, base: 0 };
-        let all = [
-            (guest::ES_SELECTOR, &state.es),
-            (guest::CS_SELECTOR, &state.cs),
-            (guest::SS_SELECTOR, &state.ss),
-            (guest::DS_SELECTOR, &state.ds),
-            (guest::FS_SELECTOR, &state.es),
-            (guest::GS_SELECTOR, &state.es),
-            (guest::LDTR_SELECTOR, &absent),
-            (guest::TR_SELECTOR, &state.tr),
-        ];
-        for (fields, segment) in all {
-            SegmentFields::at(fields).write(segment);
-        }
-    }
-
-    /// What the processor is to be after an exit on this CPU.
-    fn set_up_host() {
-        let (_, tss) = this_cpu().table_addresses();
-        // SAFETY: these registers exist on every processor with VMX and long mode.
-        let (efer, pat) = unsafe { (instr::rdmsr(MSR_EFER), instr::rdmsr(MSR_PAT)) };
-        let (gdt, idt) = instr::descriptor_table_bases();
-        let area = core::ptr::from_ref(this_cpu()) as u64;
-        for (field, value) in [
-            (host::CR0, instr::cr0()),
-            (host::CR3, instr::cr3()),
-            (host::CR4, instr::cr4()),
-            (host::CS_SELECTOR, u64::from(CODE_SELECTOR)),
-            (host::SS_SELECTOR, u64::from(DATA_SELECTOR)),
-            (host::DS_SELECTOR, u64::from(DATA_SELECTOR)),
-            (host::ES_SELECTOR, u64::from(DATA_SELECTOR)),
-            (host::FS_SELECTOR, 0),
-            (host::GS_SELECTOR, 0),
-            (host::TR_SELECTOR, u64::from(TSS_SELECTOR)),
-            (host::FS_BASE, 0),
-            (host::GS_BASE, area),
-            (host::TR_BASE, tss),
-            (host::GDTR_BASE, gdt),
-            (host::IDTR_BASE, idt),
-            (host::IA32_EFER_FULL, efer),
-            (host::IA32_PAT_FULL, pat),
-            (host::IA32_SYSENTER_CS, 0),
-            (host::IA32_SYSENTER_ESP, 0),
-            (host::IA32_SYSENTER_EIP, 0),
-            (host::RIP, run::vmx_exit as *const () as u64),
-        ] {
-            vmcs::write(field, value);
-        }
-    }
-
     /// Gives the entry an address-space identifier, a new one on another CPU, and drops translations that must go.
     /// Translations of guest-physical addresses belong to the table, not to the identifier: on another CPU than the last
     /// one there may be old ones.
@@ -261,7 +104,7 @@ impl VmxVcpu {
         let moved = self.last_cpu != cpu.0;
         if moved {
             self.last_cpu = cpu.0;
-            Self::set_up_host();
+            setup::host();
         }
         if !self.asid.is_valid_on(cpu) {
             let (asid, flush_all) = asid::allocate(cpu);
@@ -361,9 +204,10 @@ impl VmxVcpu {
 
 impl VirtualCpu for VmxVcpu {
     fn start(&mut self, state: &StartState, nested_root: Mfn) {
-        self.set_up_controls(nested_root);
-        Self::set_up_registers(state);
-        Self::set_up_segments(state);
+        self.ept_pointer = setup::controls(nested_root, memory::virt_to_phys(&raw const *self.apic));
+        self.primary = controls::PRIMARY.get();
+        setup::registers(state);
+        setup::segments(state);
         self.registers.0 = [0; 16];
         self.registers.0[..8].copy_from_slice(&state.general);
         self.write_apic_tpr(0);

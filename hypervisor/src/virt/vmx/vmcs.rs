@@ -53,7 +53,7 @@ pub fn read32(field: u32) -> u32 {
 #[inline(always)]
 pub fn write(field: u32, value: u64) {
     // SAFETY: the structure describes a guest, whose memory is its own, and this CPU's own state at exit, which
-    // `VmxVcpu::set_up_host` alone writes.
+    // `setup::host` alone writes.
     unsafe {
         asm!("vmwrite {field}, {value}", field = in(reg) u64::from(field), value = in(reg) value, options(nostack))
     };
