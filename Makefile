@@ -17,7 +17,7 @@ EBB_TESTS  := $(TARGET_DIR)/debug/ebb-tests
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build run bench iso test test-full check test-host test-machine doc miri clean
+.PHONY: help setup build run bench iso test test-full check test-host test-machine test-checked doc miri clean
 
 help: ## Explain the targets (what you are reading)
 	@echo 'Ebb, a Type-1 micro-hypervisor for x86-64 with the Xen ABI. Targets:'
@@ -48,8 +48,12 @@ iso: build ## Write out/ebb.iso, bootable by BIOS and UEFI, from a disc or a USB
 
 test: check test-host test-machine ## Everything that must pass before a change lands
 
-test-full: check test-host miri build ## make test with the whole matrix of machines, and miri
+test-full: check test-host miri build test-checked ## make test with the whole matrix of machines, with all assertions too, and miri
 	@$(EBB_TESTS) --full $(ARGS)
+
+test-checked: build ## Whole-machine tests of a hypervisor with all its assertions (lock order, overflows)
+	@$(CARGO) build --profile checked --target $(TARGET) -p ebb-hypervisor
+	@EBB_HYPERVISOR=$(TARGET_DIR)/$(TARGET)/checked/ebb-hypervisor $(EBB_TESTS) $(ARGS)
 
 check: setup ## Formatting and lints only
 	@$(CARGO) fmt --check

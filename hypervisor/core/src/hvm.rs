@@ -146,6 +146,9 @@ pub fn hvm_op<M: Machine>(call: &mut Call<'_, M>) -> CallResult {
             call.write_guest(address, &answer)?;
         }
         abi::XENTRACE => xentrace(call, address)?,
+        // The address-space identifiers go, and with them all that is cached of the guest's own tables too.
+        abi::FLUSH_TLBS if address == 0 => call.hv.flush_translations(call.current.domain()),
+        abi::FLUSH_TLBS => return Err(Errno::EINVAL),
         abi::PAGETABLE_DYING => pagetable_dying(call, address)?,
         _ => return Err(Errno::ENOSYS),
     }
@@ -414,7 +417,17 @@ mod tests {
             let mut request = abi::PagetableDying { domid, ..Default::default() };
             assert_eq!(op(&guest, abi::PAGETABLE_DYING, &mut request), Err(errno));
         }
-        for operation in [abi::FLUSH_TLBS, abi::GET_MEM_TYPE, abi::ALTP2M, 26, u32::MAX] {
+        let before = guest.domain.memory.translation_generation();
+        let vcpu = testing::vcpu(&guest.domain, 0);
+        let flush = |address| {
+            let args = [abi::FLUSH_TLBS.into(), address, 0, 0, 0];
+            testing::hypercall(&hv, &vcpu, shared_abi::hypercall::HVM_OP, args)
+        };
+        assert_eq!(flush(0x1000), Errno::EINVAL.to_return(), "its argument is null");
+        assert_eq!(guest.domain.memory.translation_generation(), before);
+        assert_eq!(flush(0), 0);
+        assert_ne!(guest.domain.memory.translation_generation(), before, "every vCPU flushes before it next runs");
+        for operation in [abi::GET_MEM_TYPE, abi::ALTP2M, 26, u32::MAX] {
             assert_eq!(op(&guest, operation, &mut time), Err(Errno::ENOSYS));
         }
     }

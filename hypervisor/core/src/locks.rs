@@ -50,7 +50,7 @@ pub mod rank {
 }
 
 /// Where this CPU's set of held ranks lives: bit `r` is set while a lock of rank `r` is held. Set once at boot by the
-/// machine; without it (a release build, or before boot is that far) nothing is checked.
+/// machine, before it makes the hypervisor. Only builds with debug assertions look (the profile `checked` has them).
 pub static HELD_RANKS: spin::Once<fn() -> &'static AtomicU64> = spin::Once::new();
 
 #[cfg(test)]

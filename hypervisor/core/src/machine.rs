@@ -121,9 +121,7 @@ pub trait Machine: Sized + Send + Sync + 'static {
     /// Copies into RAM; the range may cross frames only where they are contiguous.
     fn write(&self, address: MachineAddress, bytes: &[u8]);
     /// The machine's memory map, as its firmware gave it.
-    fn memory_map(&self) -> &[E820Entry] {
-        &[]
-    }
+    fn memory_map(&self) -> &[E820Entry];
 
     /// Clears `1 << order` frames.
     fn zero(&self, first: Mfn, order: u32);

@@ -25,6 +25,7 @@ use ebb_core::machine::{ControlMasks, CpuId, Level, Machine, MachineAddress, PAG
 use ebb_core::memory::DomainMemory;
 use ebb_core::p2m::npt::Npt;
 use ebb_core::vcpu::{Vcpu, VcpuRef};
+use shared_abi::memory::{E820_RAM, E820Entry};
 use shared_abi::xen::{DomId, Gfn, Mfn, VcpuId};
 
 /// RAM from machine address 0.
@@ -62,6 +63,12 @@ impl Drop for Ram {
         unsafe { dealloc(self.base, self.layout) }
     }
 }
+
+/// The machine's memory map.
+pub const MEMORY_MAP: [E820Entry; 2] = [
+    E820Entry { addr: 0, size: 0x9_f000, type_: E820_RAM },
+    E820Entry { addr: 0x10_0000, size: 0x7ff0_0000, type_: E820_RAM },
+];
 
 /// What a machine was asked to put on its console.
 pub type ConsoleOutput = (Speaker, Vec<u8>);
@@ -210,6 +217,10 @@ impl Machine for FakeMachine {
         for (index, byte) in bytes.iter().enumerate() {
             self.byte(MachineAddress(address.0 + index as u64)).store(*byte, Ordering::Relaxed);
         }
+    }
+
+    fn memory_map(&self) -> &[E820Entry] {
+        &MEMORY_MAP
     }
 
     fn zero(&self, first: Mfn, order: u32) {

@@ -4,6 +4,7 @@
 //! left out and counted in [`BootInfo::ignored`]; a loader's mistake never stops the boot by itself.
 
 use arrayvec::{ArrayString, ArrayVec};
+use shared_abi::memory::{E820_ACPI, E820_NVS, E820_RAM, E820_RESERVED};
 
 /// Modules beyond this number are ignored.
 pub const MAX_MODULES: usize = 32;
@@ -31,10 +32,20 @@ impl MemoryKind {
     /// From the type number that E820, PVH and multiboot2 share.
     pub fn from_e820(number: u32) -> Self {
         match number {
-            1 => Self::Ram,
-            3 => Self::AcpiReclaimable,
-            4 => Self::AcpiNvs,
+            E820_RAM => Self::Ram,
+            E820_ACPI => Self::AcpiReclaimable,
+            E820_NVS => Self::AcpiNvs,
             _ => Self::Reserved,
+        }
+    }
+
+    /// The type number.
+    pub fn to_e820(self) -> u32 {
+        match self {
+            Self::Ram => E820_RAM,
+            Self::AcpiReclaimable => E820_ACPI,
+            Self::AcpiNvs => E820_NVS,
+            Self::Reserved => E820_RESERVED,
         }
     }
 }

@@ -89,6 +89,8 @@ pub struct PerCpu {
     stack_top: AtomicU64,
     tsc_adjust: AtomicI64,
     timer_deadline: AtomicU64,
+    /// Ranks of the core's locks that are held here; kept only where debug assertions are on.
+    held_ranks: AtomicU64,
     slots: [AtomicPtr<()>; 4],
     tables: UnsafeCell<Tables>,
 }
@@ -111,6 +113,7 @@ impl PerCpu {
             stack_top: AtomicU64::new(0),
             tsc_adjust: AtomicI64::new(0),
             timer_deadline: AtomicU64::new(0),
+            held_ranks: AtomicU64::new(0),
             slots: [const { AtomicPtr::new(core::ptr::null_mut()) }; 4],
             tables: UnsafeCell::new(Tables { gdt: [0; 5], tss: TaskStateSegment::new() }),
         }
@@ -203,6 +206,11 @@ impl PerCpu {
     pub fn activity(&self) -> (u8, u16, u16, u16) {
         let packed = self.doing.load(Ordering::Relaxed);
         ((packed >> 48) as u8, (packed >> 32) as u16, (packed >> 16) as u16, packed as u16)
+    }
+
+    /// What the core's check of the lock order keeps for this processor.
+    pub fn held_ranks(&self) -> &AtomicU64 {
+        &self.held_ranks
     }
 
     /// Pointers for the rooms above (0 and 1: virtualisation, 2 and 3: the glue to the core); null at first.

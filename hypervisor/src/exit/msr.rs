@@ -5,6 +5,7 @@
 
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use ebb_core::evtchn;
 use ebb_core::lapic::Fault;
 
 use super::Context;
@@ -201,7 +202,10 @@ impl<B: Backend> Context<'_, B> {
             stub[5..8].copy_from_slice(&B::HYPERCALL_INSTRUCTION);
             stub[8] = 0xc3;
         }
-        self.hv.write_physical(self.vcpu.domain(), value & !0xfff, &page).map_err(|_| Fault::GeneralProtection(0))
+        let domain = self.vcpu.domain();
+        self.hv.write_physical(domain, value & !0xfff, &page).map_err(|_| Fault::GeneralProtection(0))?;
+        evtchn::latch_width(self.hv, domain, self.guest.hw.width());
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ use core::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64};
 
 use ebb_core::Machine;
 use ebb_core::machine::{ControlMasks, CpuId, Level, MachineAddress, Speaker, TscScale};
+use shared_abi::memory::E820Entry;
 use shared_abi::xen::Mfn;
 
 use super::{Glue, GuestCpu, VcpuState, trace_ring};
@@ -117,6 +118,10 @@ impl Machine for Glue {
     fn write(&self, address: MachineAddress, bytes: &[u8]) {
         // SAFETY: as for `read`, with the roles exchanged.
         unsafe { copy(bytes.as_ptr(), phys_to_virt(address.0), bytes.len()) };
+    }
+
+    fn memory_map(&self) -> &[E820Entry] {
+        &self.memory_map
     }
 
     fn zero(&self, first: Mfn, order: u32) {

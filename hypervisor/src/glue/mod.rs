@@ -11,8 +11,10 @@ use ebb_core::heap::HeapConfig;
 use ebb_core::hypervisor::Config;
 use ebb_core::sched::SchedConfig;
 use ebb_core::{Hypervisor, VcpuRef};
+use shared_abi::memory::E820Entry;
 
 use crate::boot::Boot;
+use crate::boot::info::MemoryEntry;
 use crate::exit::msr::StoredMsrs;
 use crate::machine::refuse;
 use crate::options::options;
@@ -31,6 +33,8 @@ mod wall_clock;
 pub struct Glue {
     /// What guests see of the processor.
     pub policy: Policy,
+    /// The firmware's memory map.
+    memory_map: alloc::boxed::Box<[E820Entry]>,
 }
 
 /// A vCPU's state on the machine.
@@ -109,17 +113,24 @@ fn create(boot: &Boot) -> &'static Hypervisor<Glue> {
     let memory_setup::Frames { frames, ranges, hypervisor_frames } = memory_setup::take_memory();
     let policy = Policy::new(host_cpuid, fpu::supported_xcr0(), machine::tsc_scale());
     crate::virt::offer_cr4(policy.cr4_mask());
-    let glue = Glue { policy };
+    let memory_map = boot.info.memory.iter().map(to_e820).collect();
+    let glue = Glue { policy, memory_map };
     let config = Config {
         heap: HeapConfig { frames, ranges, hypervisor_frames, zeroed: false },
         sched: SchedConfig { timeslice_ns: u64::from(options.timeslice_us) * 1000, ..SchedConfig::default() },
         command_line: boot.info.command_line.to_string(),
         sample_period: u64::from(options.sample_ms.unwrap_or(if options.trace { 500 } else { 0 })) * 1_000_000,
     };
+    // Nobody holds a lock of the core's yet.
+    ebb_core::locks::HELD_RANKS.call_once(|| || cpu::this_cpu().held_ranks());
     let hv = Hypervisor::new(glue, config);
     trace_ring::start(&hv);
     info!("{}, {} MiB for guests", any::name(), memory::figures().free >> 20);
     alloc::boxed::Box::leak(alloc::boxed::Box::new(hv))
+}
+
+fn to_e820(entry: &MemoryEntry) -> E820Entry {
+    E820Entry { addr: entry.start, size: entry.size, type_: entry.kind.to_e820() }
 }
 
 fn host_cpuid(leaf: u32, subleaf: u32) -> [u32; 4] {

@@ -173,7 +173,7 @@ fn settle<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>, port: Port, v
     if outcome.upcall {
         notify(hv, domain, vcpu);
     }
-    if outcome.fresh && domain.events.pollers.load(Ordering::SeqCst) != 0 {
+    if outcome.fresh && domain.sched.has_pollers() {
         sched::poll_wake(hv, domain, port);
     }
 }

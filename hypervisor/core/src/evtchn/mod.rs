@@ -112,8 +112,6 @@ pub struct DomainEvents {
     /// The frame of its shared_info: the hypervisor's own, set once while the domain is built
     /// ([`attach_shared_info`]).
     pub shared_info: spin::Once<Mfn>,
-    /// How many of its vCPUs are blocked in a poll; kept by the scheduler. While it is 0 a send looks no further.
-    pub pollers: AtomicU32,
     /// Events raised in this domain, ever.
     pub sent: AtomicU64,
     gate: gate::Gate,
@@ -130,7 +128,6 @@ impl DomainEvents {
     pub const fn new() -> Self {
         Self {
             shared_info: spin::Once::new(),
-            pollers: AtomicU32::new(0),
             sent: AtomicU64::new(0),
             gate: gate::Gate::new(),
             ports: port::PortTable::new(),

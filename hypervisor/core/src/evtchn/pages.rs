@@ -37,8 +37,8 @@ pub fn attach_shared_info<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, fr
     clock::update_wall_clock(hv, domain);
 }
 
-/// Notes which layout the guest's shared pages have: that of the code it runs when it sets up its callback. Xen looks at
-/// the same moment.
+/// Notes which layout the guest's shared pages have: that of the code it runs when it has the hypercall page written
+/// and when it sets up its callback. Xen looks at the same moments.
 pub fn latch_width<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, width: Width) {
     domain.events.narrow.store(width == Width::Bits32, Ordering::SeqCst);
     clock::update_wall_clock(hv, domain);

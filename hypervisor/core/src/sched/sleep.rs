@@ -62,7 +62,6 @@ fn fall_asleep<M: Machine>(
     end_poll(hv, vcpu);
     if sleep == Sleep::Poll {
         let domain = vcpu.domain();
-        domain.events.pollers.fetch_add(1, Ordering::SeqCst);
         domain.sched.pollers.fetch_or(bit(vcpu.id), Ordering::SeqCst);
     }
     vcpu.sched.word.update(|word| word.sleep(sleep));
@@ -107,7 +106,6 @@ pub(crate) fn end_poll<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) {
     if vcpu.sched.word.load().is_poller() {
         let domain = vcpu.domain();
         domain.sched.pollers.fetch_and(!bit(vcpu.id), Ordering::SeqCst);
-        domain.events.pollers.fetch_sub(1, Ordering::SeqCst);
         vcpu.sched.word.update(Word::poll_ended);
         timer::set_poll_timeout(hv, vcpu, None);
     }
