@@ -1,12 +1,14 @@
 //! The hypervisor as one value: the machine, the frame heap, the domains, the CPUs.
 
 use alloc::boxed::Box;
+use alloc::collections::VecDeque;
 use alloc::sync::Arc;
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use bitflags::bitflags;
 use shared_abi::xen::{DomId, Errno};
 
+use crate::build::construction::Construction;
 use crate::domain::Domain;
 use crate::heap::{FrameHeap, HeapConfig};
 use crate::locks::{Mutex, rank};
@@ -144,6 +146,8 @@ pub struct Hypervisor<M: Machine> {
     pub(crate) endings: AtomicU32,
     /// Domains of the boot configuration are all built: from now on "none is left" means the end.
     pub(crate) opened: AtomicBool,
+    /// Domains that are being built anew, between two steps.
+    pub(crate) constructions: Mutex<VecDeque<Box<Construction<M>>>, { rank::LIFECYCLE }>,
     /// Domains that ended by a crash, ever.
     pub(crate) crashed: AtomicU32,
 }
@@ -169,13 +173,14 @@ impl<M: Machine> Hypervisor<M> {
             tmem,
             heap: FrameHeap::new(config.heap),
             cpus,
-            sched_config: config.sched,
+            sched_config: config.sched.checked(),
             command_line: config.command_line,
             sample_period: config.sample_period,
             domains: (0..MAX_DOMAINS).map(|_| spin::RwLock::new(None)).collect(),
             domain_table: Mutex::new(DomainTable::default()),
             endings: AtomicU32::new(0),
             opened: AtomicBool::new(false),
+            constructions: Mutex::new(VecDeque::new()),
             crashed: AtomicU32::new(0),
         }
     }

@@ -6,10 +6,11 @@
 //! CPU that uses its timer does a step every [`TICK`] while a domain ends. A domain keeps its id until all is done.
 //!
 //! Order: its vCPUs are stopped for good ([`crate::sched::retire`]), have left all CPUs, then its event channels are
-//! closed and the grants it has mapped let go, then its memory goes, last the hypervisor's frames it used. So nothing that a vCPU can reach is freed under
-//! it, and nothing that another domain's event could write to.
+//! closed and the grants it has mapped let go, then its memory goes, last the hypervisor's frames it used. So nothing
+//! that a vCPU can reach is freed under it, and nothing that another domain's event could write to.
 //!
-//! Building a domain anew is one step, and not a short one.
+//! A domain that reboots is built again in the same way, step by step ([`crate::build::construction`]); until it runs, it
+//! counts as one that ends.
 //!
 //! Locking: the teardown's own state under the LIFECYCLE lock, tried, never waited for; the state word is one atomic.
 
@@ -22,6 +23,7 @@ use shared_abi::trace_stream::{DomainEnd, Kind, REASON_DESTROYED, REASON_TRIPLE_
 use shared_abi::xen::Virq;
 use zerocopy::IntoBytes;
 
+use crate::build::BuildError;
 use crate::domain::{Domain, OnReboot};
 use crate::heap::{Extent, FrameHeap};
 use crate::hypervisor::{CpuAttention, Hypervisor};
@@ -224,12 +226,12 @@ impl<M: Machine> Hypervisor<M> {
         (self.endings.load(Ordering::Relaxed) != 0).then(|| self.machine.now() + TICK)
     }
 
-    /// One step for each ended domain. Whether another should follow. A load when there is none.
+    /// One step for each ended domain, and one for a domain that is built again. Whether another should follow. A load when there is none.
     pub fn teardown_step(&self) -> bool {
         if self.endings.load(Ordering::SeqCst) == 0 {
             return false;
         }
-        let mut more = false;
+        let mut more = self.construction_step();
         for domain in self.each_domain() {
             if domain.lifecycle.state() == State::Ending {
                 more |= self.teardown(&domain);
@@ -305,15 +307,26 @@ impl<M: Machine> Hypervisor<M> {
             self.crashed.fetch_add(1, Ordering::SeqCst);
         }
         let restart = reason == SHUTDOWN_REBOOT && domain.config.on_reboot == OnReboot::Restart;
-        if restart {
-            let built = self.build_domain(domain.config.clone()).and_then(|new| self.start_domain(&new));
-            if let Err(why) = built {
-                self.machine.log(Level::Error, format_args!("domain {}: not restarted: {why}", domain.config.name));
-                self.crashed.fetch_add(1, Ordering::SeqCst);
+        // The new one has its id before the old one gives its own back, so that there is no moment without a domain.
+        let begun = restart.then(|| self.begin_domain(domain.config.clone(), true));
+        self.release_id(domain.id);
+        match begun {
+            // Its end is over when the new one runs.
+            Some(Ok(construction)) => self.constructions.lock().push_back(construction),
+            Some(Err(why)) => self.restarted(&domain.config.name, Err(why)),
+            None => {
+                self.endings.fetch_sub(1, Ordering::SeqCst);
             }
         }
-        self.release_id(domain.id);
         evtchn::raise_global_virq(self, Virq::DOM_EXC);
+    }
+
+    /// A domain that rebooted runs again, or cannot.
+    pub(crate) fn restarted(&self, name: &str, result: Result<(), BuildError>) {
+        if let Err(why) = result {
+            self.machine.log(Level::Error, format_args!("domain {name}: not restarted: {why}"));
+            self.crashed.fetch_add(1, Ordering::SeqCst);
+        }
         self.endings.fetch_sub(1, Ordering::SeqCst);
     }
 

@@ -2,11 +2,12 @@
 //!
 //! Everything that can be wrong with an image, a ramdisk or a size is found before any frame is taken. Memory is
 //! claimed in one piece first, so that a domain that does not fit fails at once and whole; what was taken is given
-//! back on every error.
+//! back on every error. The work is done by a [`construction::Construction`], step by step.
 //!
 //! Specification: Xen's docs/misc/pvh.pandoc and public/arch-x86/hvm/start_info.h.
 
 pub mod acpi;
+pub mod construction;
 pub mod image;
 pub mod layout;
 
@@ -17,9 +18,8 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use shared_abi::hvm::start_info::{MAGIC, MemmapTableEntry, ModlistEntry, SIF_PRIVILEGED, StartInfo};
-use shared_abi::memory::E820Entry;
 use shared_abi::trace_stream::{DomainStart, Kind};
-use shared_abi::xen::{DomId, Gfn, VcpuId, Virq};
+use shared_abi::xen::{DomId, VcpuId, Virq};
 use zerocopy::IntoBytes;
 
 use crate::cpuid::apic_id;
@@ -27,16 +27,14 @@ use crate::domain::{Domain, DomainConfig};
 use crate::domctl::Control;
 use crate::evtchn::{self, DomainEvents};
 use crate::grant::{self, DomainGrants};
-use crate::heap::{Extent, Owner};
 use crate::hvm::HvmParameters;
 use crate::hypervisor::{Hypervisor, MAX_DOMAINS};
 use crate::lifecycle::Lifecycle;
-use crate::machine::{Machine, MachineAddress, PAGE_SHIFT, PAGE_SIZE};
-use crate::memory::DomainMemory;
+use crate::machine::Machine;
 use crate::sched::{self, DomainSched};
 use crate::vcpu::{Attention, StartState, Vcpu, VcpuRef};
 
-use image::Image;
+use construction::{Construction, Progress};
 use layout::{ACPI_PAGE, Layout};
 
 /// Largest extent used for a guest's memory: 1 GiB.
@@ -59,6 +57,13 @@ impl fmt::Display for BuildError {
 impl From<&str> for BuildError {
     fn from(text: &str) -> Self {
         Self(text.into())
+    }
+}
+
+impl BuildError {
+    /// There was enough, but some of it went to page tables or other domains meanwhile.
+    fn fell_short(config: &DomainConfig, pages: u64) -> Self {
+        Self(alloc::format!("memory: {} MiB wanted, {pages} pages short", config.memory >> 20))
     }
 }
 
@@ -116,42 +121,19 @@ impl<M: Machine> Hypervisor<M> {
     /// # Errors
     /// What is wrong, naming the field of the configuration.
     pub fn build_domain(&self, config: DomainConfig) -> Result<Arc<Domain<M>>, BuildError> {
-        layout::check(&config)?;
-        let image = Image::parse(config.kernel)?;
-        let layout = layout::plan(&config, &image, StartOfDay::size(&config))?;
-        let id = self.reserve_id(config.privileged)?;
-        let result = self.build(id, config, &image, &layout);
-        if result.is_err() {
-            self.give_up_id(id);
+        let mut construction = self.begin_domain(config, false)?;
+        loop {
+            construction = match construction.step(self) {
+                Progress::More(construction) => construction,
+                Progress::Built(domain) => return Ok(domain),
+                Progress::Failed(why) => return Err(why),
+            };
         }
-        result
     }
 
-    fn build(
-        &self,
-        id: DomId,
-        config: DomainConfig,
-        image: &Image<'_>,
-        layout: &Layout,
-    ) -> Result<Arc<Domain<M>>, BuildError> {
-        let pages = config.memory >> PAGE_SHIFT;
-        self.heap.account(id).set_maximum(config.max_memory >> PAGE_SHIFT);
-        while self.heap.claim(id, pages).is_err() {
-            if !self.take_back_for_claim(pages) {
-                return Err(self.too_little(pages));
-            }
-        }
-        let vcpus = self.new_vcpus(config.vcpus).ok_or("vcpus: no memory for their state")?;
-        let memory = DomainMemory::new(self, id, config.max_memory >> PAGE_SHIFT)
-            .ok_or("memory: none left for its page tables")?;
-        let mut special = Vec::new();
-        if let Err(why) = self.fill(&memory, &config, image, layout, &mut special) {
-            while !memory.release_all(self, RELEASE_BUDGET) {}
-            special.into_iter().for_each(|extent| self.heap.free(extent));
-            return Err(why);
-        }
-        // What the claim covered has been taken; anything left of it is rounding.
-        let _ = self.heap.claim(id, 0);
+    /// Makes a domain of a construction that has everything.
+    fn assemble(&self, construction: Construction<M>) -> Arc<Domain<M>> {
+        let Construction { id, config, entry, layout, memory, vcpus, special, .. } = construction;
         let weight = config.weight;
         let domain = Arc::new(Domain {
             id,
@@ -169,10 +151,10 @@ impl<M: Machine> Hypervisor<M> {
         evtchn::attach_shared_info(self, &domain, special[0].first());
         domain.lifecycle.keep(special);
         if let Some(vcpu) = VcpuRef::new(&domain, VcpuId(0)) {
-            *vcpu.start.lock() = Some(StartState::pvh(image.entry, layout.start_info as u32));
+            *vcpu.start.lock() = Some(StartState::pvh(entry, layout.start_info as u32));
             vcpu.raise(Attention::START);
         }
-        Ok(domain)
+        domain
     }
 
     fn too_little(&self, pages: u64) -> BuildError {
@@ -181,93 +163,12 @@ impl<M: Machine> Hypervisor<M> {
         BuildError(alloc::format!("memory: {} MiB wanted, {} MiB free on this machine", pages >> 8, free >> 8))
     }
 
-    /// There was enough, but some of it went to page tables or other domains meanwhile.
-    fn fell_short(config: &DomainConfig, pages: u64) -> BuildError {
-        BuildError(alloc::format!("memory: {} MiB wanted, {pages} pages short", config.memory >> 20))
-    }
-
     fn new_vcpus(&self, count: u32) -> Option<Box<[Vcpu<M>]>> {
         (0..count)
             .map(VcpuId)
             .map(|id| Some(Vcpu::new(id, apic_id(id), self.machine.new_vcpu_state()?)))
             .collect::<Option<Vec<_>>>()
             .map(Vec::into_boxed_slice)
-    }
-
-    /// Gives the domain its memory and puts everything into it. Frames that are not its own (shared_info first, then
-    /// the ACPI tables' page) are added to `special`.
-    fn fill(
-        &self,
-        memory: &DomainMemory<M>,
-        config: &DomainConfig,
-        image: &Image<'_>,
-        layout: &Layout,
-        special: &mut Vec<Extent>,
-    ) -> Result<(), BuildError> {
-        for &(start, size) in &layout.ram {
-            self.populate_run(memory, start >> PAGE_SHIFT, size >> PAGE_SHIFT)
-                .map_err(|missing| Self::fell_short(config, missing))?;
-        }
-        for segment in &image.segments {
-            self.write_new(memory, segment.address, segment.bytes)?;
-        }
-        if let Some(ramdisk) = config.ramdisk {
-            self.write_new(memory, layout.ramdisk, ramdisk)?;
-        }
-        self.write_new(memory, layout.start_info, &StartOfDay::new(config, layout).bytes)?;
-        for _ in 0..2 {
-            let frame = self.heap.allocate(&self.machine, 0, Owner::Hypervisor);
-            special.push(frame.ok_or("memory: none left for its shared pages")?);
-        }
-        let acpi = special[1].first();
-        let tables = acpi::tables(ACPI_PAGE, config.vcpus);
-        self.machine.write(MachineAddress::in_frame(acpi, 0), &tables.bytes);
-        memory
-            .map_hypervisor_frame(self, Gfn(ACPI_PAGE >> PAGE_SHIFT), acpi)
-            .map_err(|_| "memory: none left for its page tables")?;
-        memory.e820.call_once(|| {
-            let entry = |entry: &layout::MapEntry| E820Entry { addr: entry.start, size: entry.size, type_: entry.kind };
-            layout.map.iter().map(entry).collect()
-        });
-        Ok(())
-    }
-
-    /// Backs `count` frames from `gfn` on, in the largest extents that alignment and the heap allow. An error is the
-    /// number of frames that could not be had.
-    fn populate_run(&self, memory: &DomainMemory<M>, mut gfn: u64, mut count: u64) -> Result<(), u64> {
-        let mut limit = MAX_ORDER;
-        while count > 0 {
-            let aligned = if gfn == 0 { MAX_ORDER } else { gfn.trailing_zeros() };
-            let order =
-                LEAF_ORDERS.into_iter().find(|&order| order <= aligned.min(count.ilog2()).min(limit)).unwrap_or(0);
-            match memory.populate(self, Gfn(gfn), order) {
-                Ok(()) => {
-                    gfn += 1 << order;
-                    count -= 1 << order;
-                }
-                Err(_) if order > 0 => limit = order - 1,
-                Err(_) => return Err(count),
-            }
-        }
-        Ok(())
-    }
-
-    /// Copies into a domain that does not run yet.
-    fn write_new(&self, memory: &DomainMemory<M>, address: u64, bytes: &[u8]) -> Result<(), BuildError> {
-        let mut done = 0;
-        while done < bytes.len() {
-            let at = address + done as u64;
-            let gfn = Gfn(at >> PAGE_SHIFT);
-            let offset = at as usize % PAGE_SIZE;
-            let found = memory.lookup(&self.machine, gfn).ok_or("kernel: a segment lies outside the memory")?;
-            // What is mapped by one entry is contiguous.
-            let frames_left = (1 << found.order) - (gfn.0 & ((1 << found.order) - 1));
-            let room = frames_left as usize * PAGE_SIZE - offset;
-            let length = room.min(bytes.len() - done);
-            self.machine.write(MachineAddress::in_frame(found.mfn, offset), &bytes[done..done + length]);
-            done += length;
-        }
-        Ok(())
     }
 
     /// Enters a built domain into the table and lets it run; beside a privileged domain, an unprivileged one waits to be

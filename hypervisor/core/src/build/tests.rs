@@ -5,12 +5,14 @@ use std::vec::Vec;
 
 use proptest::prelude::*;
 use shared_abi::memory::{E820_ACPI, E820_RAM, E820_RESERVED};
+use shared_abi::xen::Gfn;
 use zerocopy::FromBytes;
 
 use super::image::{ElfFile, elf64};
 use super::*;
 use crate::domain::OnReboot;
-use crate::heap::Ledger;
+use crate::heap::{Extent, Ledger, Owner};
+use crate::machine::{MachineAddress, PAGE_SIZE};
 use crate::p2m::FrameKind;
 use crate::testing::{self, FakeMachine, HYPERVISOR_FRAMES};
 use crate::vcpu::Interruptibility;

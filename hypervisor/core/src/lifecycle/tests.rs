@@ -257,6 +257,39 @@ fn a_reboot_builds_the_domain_again() {
 }
 
 #[test]
+fn a_rebuild_is_made_of_small_steps() {
+    let mut cpus = Cpus::new(1, 64);
+    let ramdisk = Some(std::vec![7_u8; 3 << 20].leak() as &'static [u8]);
+    let phoenix = DomainConfig { on_reboot: OnReboot::Restart, ramdisk, ..config("phoenix", 48, 2) };
+    let domain = cpus.start(phoenix);
+    shutdown(&cpus.hv, &domain, SHUTDOWN_REBOOT);
+    drop(domain);
+    while cpus.hv.find_domain(DomId(1)).is_some() {
+        cpus.hv.teardown_step();
+    }
+    // The old one is gone; nothing of the new one is there, but its memory is promised to it.
+    assert_eq!((cpus.hv.heap.ledger().domains, cpus.hv.heap.ledger().claimed), (0, 48 << 8));
+    assert_eq!(cpus.hv.all_ended(), None);
+    let mut steps = 0;
+    while cpus.hv.endings.load(Ordering::SeqCst) != 0 {
+        let before = cpus.hv.heap.ledger();
+        cpus.hv.teardown_step();
+        let after = cpus.hv.heap.ledger();
+        assert!(after.domains - before.domains <= 512, "{} pages at once", after.domains - before.domains);
+        let cleared = before.scrubbing - after.scrubbing;
+        assert!(cleared <= 512, "{cleared} pages cleared at once");
+        steps += 1;
+    }
+    assert!(steps > 48 / 2 + 3 * 4, "{steps} steps");
+    let reborn = cpus.hv.find_domain(DomId(2)).expect("the next one");
+    assert!(reborn.lifecycle.is_running() && reborn.memory.current() == 48 << 8);
+    shutdown(&cpus.hv, &reborn, 0);
+    drop(reborn);
+    cpus.settle();
+    cpus.assert_over(STATUS_OK);
+}
+
+#[test]
 fn a_reboot_without_memory_is_a_crash_that_is_reported() {
     let mut cpus = Cpus::new(1, 32);
     let domain = cpus.start(DomainConfig { on_reboot: OnReboot::Restart, ..config("unlucky", 20, 1) });
