@@ -130,9 +130,10 @@ impl<M: Machine> Control<M> {
         let typed = self.take_input();
         let stores = self.serve_stores();
         let consoles = self.serve_consoles();
-        self.answer_stores();
         self.obey_script();
         self.follow_policy();
+        // Last: what was just done for the script or the policy may be an event for somebody.
+        self.answer_stores();
         if self.is_over() {
             return Next::End;
         }

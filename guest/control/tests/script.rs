@@ -4,6 +4,8 @@ mod common;
 
 use common::{Bench, MS};
 use ebb_control::Next;
+use shared_abi::hvm::params::STORE_EVTCHN;
+use shared_abi::io::xs_wire::MessageType;
 use shared_abi::sched::SHUTDOWN_REBOOT;
 use shared_abi::xen::DomId;
 
@@ -38,6 +40,20 @@ fn lines_are_obeyed_at_their_times() {
     let printed = bench.printed();
     assert!(printed.contains("(d0) control: script line 1: lin (domain 1): target 131072 KiB: done\n"), "{printed}");
     assert!(printed.contains("domain 1 (lin) was destroyed"));
+}
+
+#[test]
+fn a_watch_sees_the_last_line_although_nothing_else_happens() {
+    let mut bench = Bench::new("", "at 1000 lin poweroff\n");
+    bench.built(1, "lin", 256);
+    bench.settle();
+    assert_eq!(bench.store(1, MessageType::WATCH, b"control/shutdown\0token\0").0, MessageType::WATCH);
+    let port = bench.world.borrow().domains[&DomId(1)].params[&STORE_EVTCHN] as u32;
+    let sent = |bench: &Bench| bench.world.borrow().domains[&DomId(1)].sent[&port];
+    let before = sent(&bench);
+    bench.pass(2000 * MS);
+    assert_eq!(bench.node("/local/domain/1/control/shutdown").unwrap(), "poweroff");
+    assert!(sent(&bench) > before, "the guest sleeps on");
 }
 
 #[test]
