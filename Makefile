@@ -68,6 +68,8 @@ test-host: setup ## Unit and property tests on this machine, no emulator
 test-machine: build ## Whole-machine tests in QEMU
 	@$(EBB_TESTS) $(ARGS)
 
+# The documentation is for those who work on the code: links to private items are wanted.
+doc: export RUSTDOCFLAGS += -A rustdoc::private_intra_doc_links
 doc: setup ## Build the API documentation into target/doc
 	@$(CARGO) doc --no-deps --document-private-items $(NOTBARE)
 	@$(CARGO) doc --no-deps --document-private-items --target $(TARGET) $(BARE)

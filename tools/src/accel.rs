@@ -1,7 +1,7 @@
 //! Chooses what runs the machine: KVM where it can run a hypervisor inside a guest, else QEMU's
 //! own emulation.
 //!
-//! Nested SVM is believed only after a machine with it has been created.
+//! Nested SVM or VMX is believed only after a machine with it has been created.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
@@ -26,7 +26,7 @@ pub enum AccelChoice {
 /// What runs the machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Accel {
-    /// Linux's KVM with nested SVM.
+    /// Linux's KVM with nested SVM or VMX.
     Kvm,
     /// QEMU's emulation.
     Tcg,
@@ -45,25 +45,42 @@ pub fn choose(choice: AccelChoice, deterministic: bool) -> Result<(Accel, String
     }
     match choice {
         AccelChoice::Tcg => Ok((Accel::Tcg, "TCG, as asked".into())),
-        AccelChoice::Kvm => nested_svm().map(|()| (Accel::Kvm, "KVM with nested SVM".into())),
-        AccelChoice::Auto => Ok(match nested_svm() {
-            Ok(()) => (Accel::Kvm, "KVM with nested SVM".into()),
+        AccelChoice::Kvm => nested().map(|vendor| (Accel::Kvm, format!("KVM with nested {}", vendor.name))),
+        AccelChoice::Auto => Ok(match nested() {
+            Ok(vendor) => (Accel::Kvm, format!("KVM with nested {}", vendor.name)),
             Err(why) => (Accel::Tcg, format!("TCG, since {why}")),
         }),
     }
 }
 
-fn nested_svm() -> Result<(), String> {
+/// What a processor's virtualisation is called, and where.
+struct Vendor {
+    name: &'static str,
+    /// In `/proc/cpuinfo`.
+    flag: &'static str,
+    module: &'static str,
+    /// QEMU's model with what Ebb needs enforced.
+    model: &'static str,
+}
+
+const VENDORS: [Vendor; 2] = [
+    Vendor { name: "SVM", flag: "svm", module: "kvm_amd", model: "host,+svm,+npt,enforce" },
+    Vendor { name: "VMX", flag: "vmx", module: "kvm_intel", model: "host,+vmx,+vmx-ept,enforce" },
+];
+
+fn nested() -> Result<&'static Vendor, String> {
     OpenOptions::new().read(true).write(true).open("/dev/kvm").map_err(|e| format!("/dev/kvm cannot be used ({e})"))?;
     let cpuinfo = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    if !has_flag(&cpuinfo, "svm") {
-        return Err("this processor offers no SVM".into());
-    }
-    let nested = fs::read_to_string("/sys/module/kvm_amd/parameters/nested").unwrap_or_default();
+    let vendor = VENDORS
+        .iter()
+        .find(|vendor| has_flag(&cpuinfo, vendor.flag))
+        .ok_or("this processor offers neither SVM nor VMX")?;
+    let parameter = format!("/sys/module/{}/parameters/nested", vendor.module);
+    let nested = fs::read_to_string(parameter).unwrap_or_default();
     if !matches!(nested.trim(), "1" | "Y") {
-        return Err("kvm_amd does not nest (load it with nested=1)".into());
+        return Err(format!("{} does not nest (load it with nested=1)", vendor.module));
     }
-    try_machine()
+    try_machine(vendor).map(|()| vendor)
 }
 
 /// Whether the first processor in the text of `/proc/cpuinfo` has `flag`.
@@ -74,11 +91,11 @@ fn has_flag(cpuinfo: &str, flag: &str) -> bool {
         .is_some_and(|(_, flags)| flags.split_whitespace().any(|f| f == flag))
 }
 
-/// Creates a stopped machine with SVM enforced and asks it to quit.
-fn try_machine() -> Result<(), String> {
-    let failed = |what: String| format!("a trial machine with nested SVM failed ({what})");
+/// Creates a stopped machine with its virtualisation enforced and asks it to quit.
+fn try_machine(vendor: &Vendor) -> Result<(), String> {
+    let failed = |what: String| format!("a trial machine with nested {} failed ({what})", vendor.name);
     let mut child = Command::new(QEMU)
-        .args(["-accel", "kvm", "-cpu", "host,+svm,+npt,enforce", "-machine", "q35", "-m", "64"])
+        .args(["-accel", "kvm", "-cpu", vendor.model, "-machine", "q35", "-m", "64"])
         .args(["-nodefaults", "-display", "none", "-S", "-qmp", "stdio"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())

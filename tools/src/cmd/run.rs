@@ -122,7 +122,7 @@ pub struct MachineArgs {
     #[arg(long, value_name = "SIZE")]
     pub memory: Option<Size>,
 
-    /// What runs the machine; auto takes KVM when it can nest SVM
+    /// What runs the machine; auto takes KVM when it can nest SVM or VMX
     #[arg(long, value_enum, default_value_t)]
     pub accel: AccelChoice,
 
