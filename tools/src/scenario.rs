@@ -170,7 +170,7 @@ impl Scenario {
             let domain = toml.to_domain(&self.base);
             let err = |field: &str, problem: &str| Err(ConfigError::new(&domain.name, field, problem));
             if toml.tmem.is_some() {
-                return err("tmem", "cannot be had yet: Ebb has no transcendent memory so far");
+                return err("tmem", "cannot be set for a domain yet");
             }
             if domain.privileged && (self.control.is_some() || self.domains.iter().any(|d| !d.script.is_empty())) {
                 return err(
@@ -314,7 +314,7 @@ mod tests {
             ("[[domain]]\nname='a'\nmemory=8\nmaxmem=4", "domain `a`: maxmem: 4M is less"),
             ("[host]\ncpus=0", "host: cpus: 0 is not in"),
             ("[host]\nmemory=-1", "host: `-1` is not a size"),
-            ("[[domain]]\nname='a'\nmemory=8\ntmem=true", "domain `a`: tmem: cannot be had yet"),
+            ("[[domain]]\nname='a'\nmemory=8\ntmem=true", "domain `a`: tmem: cannot be set for a domain yet"),
             ("[[domain]]\nname='a'\nmemory=8\n[[domain.script]]\nat='5s'", "domain `a`: script: at 5000 ms: needs"),
             ("[[domain]]\nname='a'\nmemory=8\n[[domain.script]]\nat=5", "domain `a`: invalid type"),
             ("[[domain]]\nname='a'\nmemory=8\n[[domain.script]]\nat='5s'\nwhen=1", "domain `a`: unknown field `when`"),
