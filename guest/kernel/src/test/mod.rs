@@ -16,6 +16,7 @@ pub mod local_store;
 mod memory;
 mod memory_map;
 mod multicall;
+mod privilege;
 mod processor;
 mod sched;
 mod smp;
@@ -96,6 +97,7 @@ pub type Test = (&'static str, Run);
 /// The groups, in the order in which they run. A test's number is its place.
 const GROUPS: &[&[Test]] = &[
     version::TESTS,
+    privilege::TESTS,
     processor::TESTS,
     fpu::TESTS,
     clock::TESTS,
