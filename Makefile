@@ -33,7 +33,7 @@ setup: ## Install what is missing (Debian packages, Rust targets); quick when al
 
 build: setup ## Build the hypervisor, the guest, the ebb tool and the test runner
 	@$(CARGO) build --release --target $(TARGET) $(BARE)
-	@if [ -d guest/linux-init ]; then $(CARGO) build --release --target $(MUSL) -p ebb-linux-init; fi
+	@$(CARGO) build --release --target $(MUSL) -p ebb-linux-init
 	@$(CARGO) build -p ebb-tools -p ebb-tests
 
 run: build ## Watch memory move between a Linux and Rust guests; results land in out/
