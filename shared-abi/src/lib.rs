@@ -2,7 +2,7 @@
 //!
 //! Modules are named after Xen's public headers, items after Xen's names in full words, fields exactly as Xen's.
 //! Layouts are those of a 64-bit guest; what a 32-bit guest sees is in [`compat`]. Every layout is asserted at the foot
-//! of its file, and `tests/xen_headers.rs` compares sizes, offsets and constants with Xen's own headers.
+//! of its file, and `tests/xen_headers` compares sizes, offsets and constants with Xen's own headers.
 //!
 //! Conventions:
 //! - Numbers that come from the other side are open newtypes or plain integers, so an unknown value survives a round trip.

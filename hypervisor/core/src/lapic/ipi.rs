@@ -4,6 +4,7 @@ use super::{FIRST_VECTOR, Lapic};
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
 use crate::sched;
+use crate::sched::state::Word;
 use crate::vcpu::{Attention, StartState, VcpuRef};
 
 /// An interrupt command.
@@ -162,13 +163,15 @@ impl<M: Machine> Hypervisor<M> {
         self.notify_vcpu(target);
     }
 
-    /// INIT: the vCPU stops and waits for a start-up IPI. One that waits already is reset once more.
+    /// INIT: the vCPU stops, loses its state and waits for a start-up IPI, or, as on Xen, for `VCPUOP_initialise`. One
+    /// that waits already is reset once more.
     fn init_vcpu(&self, target: &VcpuRef<M>) {
         sched::set_down(self, target);
         let mut lapic = target.lapic.lock();
         lapic.reset();
         lapic.waits_for_sipi = true;
-        target.withdraw(Attention::NMI | Attention::LAPIC);
+        target.withdraw(Attention::NMI | Attention::LAPIC | Attention::START);
+        target.sched.word.update(Word::uninitialised);
         crate::timer::set_lapic_timer(self, target, None);
         drop(lapic);
         // A domain whose last vCPU resets itself has nobody left to start it.

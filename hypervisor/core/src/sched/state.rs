@@ -206,6 +206,11 @@ impl Word {
         Word(self.0 | INITIALISED)
     }
 
+    /// It has none any more: INIT took it.
+    pub fn uninitialised(self) -> Self {
+        Word(self.0 & !INITIALISED)
+    }
+
     /// Taken from a queue by a CPU: to run, or out of the queue when it may no longer run.
     pub fn take(self) -> Self {
         debug_assert_eq!(self.placement(), Placement::Queued);

@@ -2,8 +2,12 @@
 
 use super::*;
 use crate::lifecycle::State;
+use crate::sched::state::Word;
 use crate::vcpu::{Attention, StartState};
+use shared_abi::hypercall as number;
 use shared_abi::sched::SHUTDOWN_POWEROFF;
+use shared_abi::vcpu as vcpu_abi;
+use shared_abi::xen::Errno;
 
 const LOGICAL: u32 = 1 << 11;
 const ASSERT: u32 = 1 << 14;
@@ -171,8 +175,14 @@ fn start_up_is_ignored_by_a_processor_that_runs() {
     hv.forget_start_up(&second);
     send(&hv, &first, 2, START_UP | 0x10);
     assert!(second.sched.state().is_down() && second.start.lock().is_none());
-    // But INIT makes it wait again.
+    // But INIT makes it wait again, and takes the state that it had.
+    *second.start.lock() = Some(StartState::real_mode(1));
+    second.raise(Attention::START);
+    second.sched.word.update(Word::initialised);
     send(&hv, &first, 2, INIT | ASSERT);
+    let up = [vcpu_abi::UP.into(), 1, 0, 0, 0];
+    assert_eq!(testing::hypercall(&hv, &first, number::VCPU_OP, up), Errno::EINVAL.to_return());
+    assert!(second.sched.state().is_down() && second.attention().is_empty());
     send(&hv, &first, 2, START_UP | 0x10);
     assert!(second.sched.state().is_up());
     release(&hv, &domain);
