@@ -1,8 +1,10 @@
 //! Starting the other processors: INIT, SIPI, a real-mode trampoline, and the hand-shake (Intel SDM vol. 3, 9.4.4).
 //!
 //! INIT goes to all first, so that the 10 ms it asks for pass once (and are used to calibrate the timers); then each is
-//! started on its own, because they share the trampoline's page. A processor that does not come is left out with a
-//! warning.
+//! started on its own, because they share the trampoline's page. How long a processor takes to answer depends on what
+//! runs this machine: under an emulator, on how busy its host is. So each gives a sign of life with its first
+//! instructions. Without one it is reset and tried again; with one it is waited for, since a reset could find it with a
+//! lock in its hands. A processor that does not come is left out with a warning.
 #![allow(unsafe_code, reason = "the trampoline's page, and assembly that jumps into Rust")]
 
 use super::{COUNT, CPUS, CpuId, MAX_CPUS, PerCpu};
@@ -18,9 +20,16 @@ core::arch::global_asm!(include_str!("trampoline.S"), options(att_syntax));
 const PARAMETER_CR3: usize = 0xfe0;
 const PARAMETER_STACK: usize = 0xfe8;
 const PARAMETER_INDEX: usize = 0xff0;
+const PARAMETER_ALIVE: usize = 0xff8;
 
-/// How long a processor may take from SIPI to its first Rust code, in µs.
-const START_TIMEOUT_US: u64 = 200_000;
+/// How long a processor may take from SIPI to its sign of life, in µs.
+const ALIVE_TIMEOUT_US: u64 = 2_000_000;
+/// How long it may take from there until it is in Rust and its clock has been compared, in µs.
+const ONLINE_TIMEOUT_US: u64 = 30_000_000;
+/// Between INIT and SIPI, in µs.
+const INIT_TIME_US: u64 = 10_000;
+/// INIT and SIPI are tried so often.
+const ATTEMPTS: u32 = 3;
 
 unsafe extern "C" {
     static trampoline_start: u8;
@@ -130,20 +139,42 @@ fn start_one(page: u64, tables: u32, index: usize, entry: &CpuEntry) -> bool {
         page_start.add(PARAMETER_STACK).cast::<u64>().write_volatile(cpu.stack_top());
         page_start.add(PARAMETER_INDEX).cast::<u64>().write_volatile(index as u64);
     }
-    let vector = (page / PAGE_SIZE) as u8;
-    apic::send_startup(entry.apic_id, vector);
-    // Only a processor that has missed the first gets a second one: 200 µs, then the long wait.
-    let online = || cpu.is_online();
-    if !time::sync::serve_until(200, online) {
-        apic::send_startup(entry.apic_id, vector);
-        if !time::sync::serve_until(START_TIMEOUT_US, online) {
-            // It might still come: INIT stops it for good.
-            apic::send_init(entry.apic_id);
-            return false;
-        }
+    let alive = || {
+        // SAFETY: a byte of the page, which the processor in the trampoline writes once.
+        unsafe { page_start.add(PARAMETER_ALIVE).read_volatile() != 0 }
+    };
+    // SAFETY: as above; no processor is in the trampoline now.
+    unsafe { page_start.add(PARAMETER_ALIVE).write_volatile(0) };
+    let started = call_up(entry.apic_id, (page / PAGE_SIZE) as u8, alive)
+        && time::sync::serve_until(ONLINE_TIMEOUT_US, || cpu.is_online());
+    if !started {
+        // It might still come: INIT stops it for good.
+        apic::send_init(entry.apic_id);
+        return false;
     }
     debug!("CPU {index} is up (APIC id {})", entry.apic_id);
     true
+}
+
+/// Sends SIPI until the processor gives its sign of life. INIT has been sent, and its time has passed.
+fn call_up(apic_id: u32, vector: u8, alive: impl Fn() -> bool) -> bool {
+    for attempt in 0..ATTEMPTS {
+        if attempt > 0 {
+            debug!("APIC id {apic_id} does not answer; once more");
+            apic::send_init(apic_id);
+            time::sync::serve_until(INIT_TIME_US, || false);
+        }
+        apic::send_startup(apic_id, vector);
+        // Only a processor that has missed the first gets a second one: 200 µs, then the long wait.
+        if time::sync::serve_until(200, &alive) {
+            return true;
+        }
+        apic::send_startup(apic_id, vector);
+        if time::sync::serve_until(ALIVE_TIMEOUT_US, &alive) {
+            return true;
+        }
+    }
+    false
 }
 
 /// First Rust code on a started processor, on its own main stack, with the temporary page tables.

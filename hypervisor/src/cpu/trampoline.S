@@ -4,11 +4,13 @@
 #
 # It goes to 64-bit mode with temporary page tables, the hypervisor's plus an identity mapping of this page, and then
 # to ap_entry in the image. The last words of the page are filled in by cpu/start.rs for each processor:
-#   TRAMPOLINE_CR3 (u32), TRAMPOLINE_STACK (u64), TRAMPOLINE_INDEX (u64).
+#   TRAMPOLINE_CR3 (u32), TRAMPOLINE_STACK (u64), TRAMPOLINE_INDEX (u64);
+# and one is the processor's sign of life, the first thing it writes: TRAMPOLINE_ALIVE (u8).
 
 .set TRAMPOLINE_CR3, 0xfe0
 .set TRAMPOLINE_STACK, 0xfe8
 .set TRAMPOLINE_INDEX, 0xff0
+.set TRAMPOLINE_ALIVE, 0xff8
 
 .section .rodata.trampoline, "a"
 .global trampoline_start
@@ -20,6 +22,7 @@ trampoline_start:
     cld
     movw %cs, %ax
     movw %ax, %ds
+    movb $1, TRAMPOLINE_ALIVE
     movzwl %ax, %ebx
     shll $4, %ebx                   # ebx = this page
 
