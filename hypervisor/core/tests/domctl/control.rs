@@ -30,6 +30,7 @@ fn figures_of_a_domain() {
     assert_eq!((found.nr_online_vcpus, found.max_vcpu_id, found.gpaddr_bits), (1, 1, 40));
     assert_eq!(found.shared_info_frame, u64::MAX, "mapped nowhere");
     assert_eq!(flags(&found), InfoFlags::HVM_GUEST | InfoFlags::HAP);
+    assert_eq!(&found.handle[..7], b"guest5\0", "the beginning of its name");
     assert_eq!(found.arch_config.emulation_flags, 1);
     assert_eq!(reason(&found), abi::INFO_SHUTDOWN_MASK);
     let frame = guest.domain.events.shared_info_frame().expect("attached");
@@ -104,6 +105,20 @@ fn pauses_are_counted_and_keep_a_domain_from_running() {
         assert_eq!(call(abi::PAUSEDOMAIN, guest.id()), Ok(()));
     }
     assert_eq!(call(abi::PAUSEDOMAIN, guest.id()), Err(Errno::E2BIG));
+}
+
+#[test]
+fn a_new_domain_waits_for_its_governor() {
+    let hv = testing::hypervisor(1, 1024);
+    let before = Guest::built(&hv, 3, false);
+    assert!(!before.domain.control.is_paused(), "nobody is there to let it run");
+    let control = Guest::built(&hv, 0, true);
+    assert!(!control.domain.control.is_paused(), "nobody is above it");
+    let guest = Guest::built(&hv, 5, false);
+    let unpause = || control.domctl(abi::UNPAUSEDOMAIN, guest.id(), ());
+    assert!(guest.domain.control.is_paused());
+    assert_eq!(unpause(), Ok(()));
+    assert_eq!(unpause(), Err(Errno::EINVAL), "it was paused once");
 }
 
 #[test]

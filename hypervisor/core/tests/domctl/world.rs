@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use ebb_core::heap::Owner;
 use ebb_core::{Domain, Hypervisor, evtchn};
-use shared_abi::domctl::Domctl;
+use shared_abi::domctl::{Domctl, UNPAUSEDOMAIN};
 use shared_abi::hypercall as number;
 use shared_abi::sysctl::Sysctl;
 use shared_abi::xen::{DomId, Errno};
@@ -25,8 +25,18 @@ pub struct Guest<'a> {
 }
 
 impl<'a> Guest<'a> {
-    /// A domain that runs, with shared_info (mapped nowhere).
+    /// A domain that runs, with shared_info (mapped nowhere). Beside a control domain, that one lets it run.
     pub fn new(hv: &'a Hv, id: u16, privileged: bool) -> Self {
+        let guest = Self::built(hv, id, privileged);
+        if guest.domain.control.is_paused() {
+            let control = Guest { hv, domain: hv.find_domain(DomId(0)).expect("who paused it") };
+            control.domctl(UNPAUSEDOMAIN, guest.id(), ()).expect("paused once");
+        }
+        guest
+    }
+
+    /// The same as its construction leaves it.
+    pub fn built(hv: &'a Hv, id: u16, privileged: bool) -> Self {
         let mut config = testing::domain_config(&std::format!("guest{id}"), PAGES, 2 * PAGES, 2);
         config.privileged = privileged;
         let domain = testing::domain_of(hv, id, config);
