@@ -224,7 +224,7 @@ mod tests {
 
     fn test(expect: &str) -> Test {
         let domain = "[[domain]]\nname='a'\nmemory='8M'\n";
-        Test::parse("t", &format!("# page\nsummary='s'\n[expect]\n{expect}\n{domain}")).unwrap()
+        Test::parse("t", &format!("# page\nsummary='s'\n[expect]\n{expect}\n{domain}"), |_| unreachable!()).unwrap()
     }
 
     fn session(status: u8) -> Session {
@@ -291,7 +291,7 @@ mod tests {
     #[test]
     fn everything_is_typed_in_its_turn() {
         let text = |input: &str| format!("# page\nsummary='s'\ninput=[{input}]\n[[domain]]\nname='a'\nmemory='8M'\n");
-        let judge = |input: &str| judge(&Test::parse("t", &text(input)).unwrap(), &session(0x10));
+        let judge = |input: &str| judge(&Test::parse("t", &text(input), |_| unreachable!()).unwrap(), &session(0x10));
         assert_eq!(judge("{after='CPUs', text='x'}, {after='hello', text='y'}"), Outcome::Pass);
         let untyped = judge("{after='hello', text='x'}, {after='CPUs', text='y'}");
         assert!(untyped.reasons().join("").contains("no line matched /CPUs/ in its turn"), "{untyped:?}");

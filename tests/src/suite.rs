@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use ebb_tools::library::is_packaged_linux;
 use ebb_tools::qemu::Status;
 use ebb_tools::scenario::DomainToml;
 use ebb_tools::size::Size;
@@ -121,6 +122,8 @@ pub struct Spec {
     /// The domains.
     #[serde(default, rename = "domain")]
     pub domains: Vec<DomainToml>,
+    /// The control domain, if something is to be said about it; scripts and Linux kernels ask for one, too.
+    pub control: Option<ebb_tools::control::Control>,
     /// Replaces the boot archive's `ebb.cfg` as it stands.
     pub config: Option<String>,
     /// Keep so many bytes of the boot archive.
@@ -145,6 +148,9 @@ pub struct Expect {
     pub never: Vec<String>,
     /// Guests report so many tests at least, and none of them failed.
     pub tests: usize,
+    /// Lists of lines (`tests/logs/<list>.txt`) that a domain's part of the console must and must not have, by the
+    /// domain's name.
+    pub logs: std::collections::BTreeMap<String, String>,
     /// How domains end, by name, in the words of `ebb run`: "powered off", "crashed", "triple fault".
     pub ends: std::collections::BTreeMap<String, String>,
     /// Domains that must be short of memory at some time and then get all of it.
@@ -189,6 +195,7 @@ impl Default for Expect {
             lines: Vec::new(),
             never: Vec::new(),
             tests: 0,
+            logs: std::collections::BTreeMap::new(),
             ends: std::collections::BTreeMap::new(),
             short_then_complete: Vec::new(),
             short_domains: 0,
@@ -272,14 +279,19 @@ impl Test {
         let path = directory.join("test.toml");
         let name = directory.file_name().and_then(|n| n.to_str()).unwrap_or_default();
         let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-        Self::parse(name, &text).with_context(|| format!("in {}", path.display()))
+        let lists = directory.with_file_name("logs");
+        let list = |name: &str| {
+            let path = lists.join(name).with_extension("txt");
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+        };
+        Self::parse(name, &text, list).with_context(|| format!("in {}", path.display()))
     }
 
-    /// Reads a test from its text.
+    /// Reads a test from its text; `list` gives the lists of lines by their names.
     ///
     /// # Errors
     /// It is wrong.
-    pub fn parse(name: &str, text: &str) -> Result<Self> {
+    pub fn parse(name: &str, text: &str, list: impl Fn(&str) -> Result<String>) -> Result<Self> {
         if !text.starts_with('#') {
             bail!("its header comment, which is its page, is missing");
         }
@@ -291,12 +303,18 @@ impl Test {
         let names: Vec<&str> = domains.iter().map(|d| d.name.as_str()).collect();
         let compile =
             |patterns: &[String]| patterns.iter().map(|p| Pattern::new(p, &names)).collect::<Result<Vec<_>>>();
-        let (lines, never) = (compile(&spec.expect.lines)?, compile(&spec.expect.never)?);
+        let (mut lines, mut never) = (compile(&spec.expect.lines)?, compile(&spec.expect.never)?);
+        for (domain, name) in &spec.expect.logs {
+            let (must, must_not) = log_patterns(domain, &list(name)?).with_context(|| format!("in the list {name}"))?;
+            lines.extend(compile(&must)?);
+            never.extend(compile(&must_not)?);
+        }
         let stop = match &spec.expect.stop {
             Some(stop) => Some((Regex::new(&stop.line)?, stop.count)),
             None => None,
         };
-        for domain in spec.expect.ends.keys().chain(&spec.expect.short_then_complete) {
+        let expect = &spec.expect;
+        for domain in expect.ends.keys().chain(expect.logs.keys()).chain(&expect.short_then_complete) {
             if spec.config.is_none() && !spec.domains.iter().any(|d| d.to_domain(Path::new("")).name == *domain) {
                 bail!("expects something of `{domain}`, which is no domain of it");
             }
@@ -304,6 +322,11 @@ impl Test {
         let input = spec.input.iter().map(|input| Ok((Regex::new(&input.after)?, input.text.clone())));
         let input = input.collect::<Result<Vec<_>>>()?;
         Ok(Self { name: name.to_owned(), spec, lines, never, stop, input })
+    }
+
+    /// Whether a domain of it runs Linux from a package.
+    pub fn needs_linux(&self) -> bool {
+        self.spec.domains.iter().any(|d| is_packaged_linux(&d.to_domain(Path::new("")).kernel))
     }
 
     /// The runs it asks for.
@@ -336,6 +359,21 @@ impl Test {
     }
 }
 
+/// A list of lines, as patterns for the lines of `domain`: what must be there and what must not. A line of the list is
+/// `+` or `-`, a space and a regular expression; `#` begins a comment.
+fn log_patterns(domain: &str, list: &str) -> Result<(Vec<String>, Vec<String>)> {
+    let (mut must, mut must_not) = (Vec::new(), Vec::new());
+    for line in list.lines().map(str::trim_end).filter(|line| !line.is_empty() && !line.starts_with('#')) {
+        match line.split_at_checked(2) {
+            Some(("+ ", text)) => must.push(text),
+            Some(("- ", text)) => must_not.push(text),
+            _ => bail!("`{line}` begins with neither `+ ` nor `- `"),
+        }
+    }
+    let of_domain = |texts: Vec<&str>| texts.iter().map(|text| format!("^\\(d{{{domain}}}\\) .*(?:{text})")).collect();
+    Ok((of_domain(must), of_domain(must_not)))
+}
+
 /// All test directories under `root`, by name.
 ///
 /// # Errors
@@ -363,13 +401,23 @@ mod tests {
     }
 
     #[test]
+    fn lists_of_lines_are_a_domain_s() {
+        let text = "# page\nsummary='s'\n[expect]\nlogs={ tux = 'l' }\n[[domain]]\nname='tux'\nmemory=8\n";
+        let test = Test::parse("t", text, |_| Ok("# comment\n+ Xen version\n- BUG:\n".into())).unwrap();
+        let regex = test.lines[0].regex(&[("tux", vec![3])]).unwrap();
+        assert!(regex.is_match("(d3) [    0.1] Xen version: 4.17") && !regex.is_match("(d2) Xen version"));
+        assert!(test.never[0].regex(&[("tux", vec![3])]).unwrap().is_match("(d3) BUG: it"));
+        assert!(Test::parse("t", text, |_| Ok("Xen version\n".into())).is_err());
+    }
+
+    #[test]
     fn the_matrix_is_the_product() {
         let text = "# page\nsummary='s'\ncpus=[1,2]\nfull-cpus=[4]\nboot=['pvh','iso-uefi']\noptions=['a','b']\n";
-        let test = Test::parse("t", text).unwrap();
+        let test = Test::parse("t", text, |_| unreachable!()).unwrap();
         assert_eq!(test.cases(0, false).len(), 8);
         assert_eq!(test.cases(0, true).len(), 12);
         assert_eq!(test.cases(0, false)[0].name, "t pvh a cpus=1");
-        let plain = Test::parse("t", "# page\nsummary='s'\n").unwrap();
+        let plain = Test::parse("t", "# page\nsummary='s'\n", |_| unreachable!()).unwrap();
         assert_eq!(plain.cases(3, true)[0].name, "t cpus=2");
     }
 
@@ -384,7 +432,7 @@ mod tests {
             "# page\nsummary='s'\ninput=[{after='(', text='x'}]",
             "# page\nsummary='s'\n[expect]\nends={a='crashed'}",
         ] {
-            assert!(Test::parse("t", text).is_err(), "{text}");
+            assert!(Test::parse("t", text, |_| bail!("no list")).is_err(), "{text}");
         }
     }
 }

@@ -120,6 +120,29 @@ impl DomainToml {
     }
 }
 
+/// The domains to boot, their paths from `base`, with a control domain before them if one is needed: for Linux, a script,
+/// or when `control` says something about it. Its script goes into `library`.
+///
+/// # Errors
+/// A domain has the control domain's name.
+pub fn with_control(
+    written: &[DomainToml],
+    control: Option<&Control>,
+    base: &Path,
+    library: &mut Library,
+) -> Result<Vec<Domain>, ConfigError> {
+    let mut domains: Vec<_> = written.iter().map(|d| d.to_domain(base)).collect();
+    let asked = control.is_some() || written.iter().any(|d| !d.script.is_empty());
+    let has_own = domains.iter().any(|d| d.privileged);
+    if asked || (!has_own && domains.iter().any(|d| library.is_linux(&d.kernel))) {
+        let steps = written.iter().map(|d| (d.name.as_str(), d.script.as_slice()));
+        library.add(control::SCRIPT, control::script(steps).into_bytes());
+        domains.insert(0, control.cloned().unwrap_or_default().domain());
+        config::check_all(&domains)?;
+    }
+    Ok(domains)
+}
+
 impl Scenario {
     /// Reads a scenario from `path`.
     ///
@@ -195,16 +218,7 @@ impl Scenario {
     /// # Errors
     /// A domain has the control domain's name.
     pub fn to_boot(&self, library: &mut Library) -> Result<Vec<Domain>, ConfigError> {
-        let mut domains = self.domains();
-        let asked = self.control.is_some() || self.domains.iter().any(|d| !d.script.is_empty());
-        let has_own = domains.iter().any(|d| d.privileged);
-        if asked || (!has_own && domains.iter().any(|d| library.is_linux(&d.kernel))) {
-            let steps = self.domains.iter().map(|d| (d.name.as_str(), d.script.as_slice()));
-            library.add(control::SCRIPT, control::script(steps).into_bytes());
-            domains.insert(0, self.control.clone().unwrap_or_default().domain());
-            config::check_all(&domains)?;
-        }
-        Ok(domains)
+        with_control(&self.domains, self.control.as_ref(), &self.base, library)
     }
 
     /// Gives the domain called `name` another kernel, RAM disk or command line, the paths from here.
