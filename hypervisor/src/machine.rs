@@ -17,6 +17,11 @@ static AP_RUN: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
 /// TSC at the first Rust instruction.
 static START_TSC: AtomicU64 = AtomicU64::new(0);
 
+/// How long the machine has been up, and how much of that the boot processor waited, in TSC ticks.
+pub fn ticks_since_start() -> (u64, u64) {
+    (time::rdtsc() - START_TSC.load(Ordering::Relaxed), time::waited())
+}
+
 /// Prints why Ebb cannot run here, and ends with status 0x13.
 pub fn refuse(why: core::fmt::Arguments<'_>) -> ! {
     error!("cannot start: {why}");
@@ -118,8 +123,8 @@ extern "C" fn bring_up_rest() -> ! {
     debug!("display: {:?}", info.display);
     debug!("power-off: {:?}, reset: {:?}", acpi.power_off, acpi.reset);
     // Under an instruction-counting emulator these are instructions.
-    let ticks = time::rdtsc() - START_TSC.load(Ordering::Relaxed);
-    debug!("bring-up took {} TSC ticks, and {} of waiting", ticks - time::waited(), time::waited());
+    let (ticks, waited) = ticks_since_start();
+    debug!("bring-up took {} TSC ticks, and {waited} of waiting", ticks - waited);
     panic::run_test();
     start::release_all();
     let run = RUN.load(Ordering::Acquire);

@@ -22,6 +22,7 @@ pub mod callback;
 pub mod domctl;
 pub mod elfnote;
 pub mod event_channel;
+pub mod exit_reason;
 pub mod features;
 pub mod grant_table;
 pub mod guest_event;

@@ -5,6 +5,7 @@
 //! without progress; what it cannot understand comes out as [`Record::Unknown`] or an error, and [`find_start`] finds a
 //! stream again after noise.
 
+pub use crate::exit_reason::ExitReason;
 use crate::xen::{DomId, Port};
 use core::fmt;
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
@@ -39,6 +40,14 @@ impl Kind {
     pub const EVENT_SEND: Kind = Kind(10);
     /// [`DomainStart`].
     pub const DOMAIN_START: Kind = Kind(11);
+    /// [`Initialised`].
+    pub const INITIALISED: Kind = Kind(12);
+    /// [`DomainBuild`].
+    pub const DOMAIN_BUILD: Kind = Kind(13);
+    /// [`VcpuStart`].
+    pub const VCPU_START: Kind = Kind(14);
+    /// [`DomainExits`].
+    pub const DOMAIN_EXITS: Kind = Kind(15);
 
     /// The kind's bit in a trace mask, for kinds below 64.
     pub const fn mask(self) -> u64 {
@@ -55,7 +64,7 @@ pub const HEADER_SIZE: usize = size_of::<Header>();
 /// No record is longer.
 pub const MAX_RECORD_SIZE: usize = 4096;
 /// The longest record this version writes.
-pub const MAX_WRITTEN_SIZE: usize = HEADER_SIZE + size_of::<DomainSample>();
+pub const MAX_WRITTEN_SIZE: usize = HEADER_SIZE + size_of::<DomainExits>();
 
 /// A record's first 16 bytes.
 #[repr(C)]
@@ -282,6 +291,55 @@ pub struct DomainStart {
     pub name: [u8; NAME_SIZE],
 }
 
+/// The hypervisor's own initialisation is over; what follows is the building of domains. Under an emulator that counts
+/// instructions a tick is one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct Initialised {
+    /// TSC ticks from the first Rust instruction, waits included.
+    pub ticks: u64,
+    /// Those of them in which the boot processor waited: for clocks to be calibrated, for other processors.
+    pub waited: u64,
+}
+
+/// The building of a domain begins: nothing has been done for it yet.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct DomainBuild {
+    /// Which.
+    pub domid: DomId,
+    /// Padding.
+    pub pad: [u8; 6],
+    /// Free pages that were clear at this time: with fewer than `pages`, the rest is cleared while it is built.
+    pub clean: u64,
+    /// Pages it begins with.
+    pub pages: u64,
+}
+
+/// A vCPU is about to execute the first instruction from the state it was given.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct VcpuStart {
+    /// Which domain.
+    pub domid: DomId,
+    /// Which of its vCPUs.
+    pub vcpu: u16,
+    /// Padding.
+    pub pad: u32,
+}
+
+/// How often a domain left to the hypervisor, by reason, over all its vCPUs. Comes before its [`DomainEnd`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct DomainExits {
+    /// Which domain.
+    pub domid: DomId,
+    /// Padding.
+    pub pad: [u8; 6],
+    /// By the number of an [`ExitReason`].
+    pub counts: [u64; ExitReason::COUNT],
+}
+
 /// Declares the payloads and the enum of decoded records.
 macro_rules! payloads {
     ($($name:ident = $kind:ident),* $(,)?) => {
@@ -327,6 +385,10 @@ payloads! {
     VcpuSwitch = VCPU_SWITCH,
     EventSend = EVENT_SEND,
     DomainStart = DOMAIN_START,
+    Initialised = INITIALISED,
+    DomainBuild = DOMAIN_BUILD,
+    VcpuStart = VCPU_START,
+    DomainExits = DOMAIN_EXITS,
 }
 
 /// Bytes of the record that carries a `P`.
@@ -468,4 +530,8 @@ const _: () = {
     assert!(size_of::<VcpuSwitch>() == 8);
     assert!(size_of::<EventSend>() == 8);
     assert!(size_of::<DomainStart>() == 24);
+    assert!(size_of::<Initialised>() == 16);
+    assert!(size_of::<DomainBuild>() == 24);
+    assert!(size_of::<VcpuStart>() == 8);
+    assert!(size_of::<DomainExits>() == 160);
 };

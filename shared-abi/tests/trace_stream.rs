@@ -59,6 +59,10 @@ fn sample() -> Vec<u8> {
     );
     append(&mut stream, &EventSend { domid: DomId(1), pad: 0, port: Port(3) }, 1, 60);
     append(&mut stream, &Lost { count: 4 }, 1, 70);
+    append(&mut stream, &Initialised { ticks: 9, waited: 3 }, 0, 72);
+    append(&mut stream, &DomainBuild { domid: DomId(1), clean: 5, pages: 6, ..Default::default() }, 0, 74);
+    append(&mut stream, &VcpuStart { domid: DomId(1), vcpu: 1, pad: 0 }, 1, 76);
+    append(&mut stream, &DomainExits { domid: DomId(1), ..Default::default() }, 1, 78);
     append(&mut stream, &DomainEnd { domid: DomId(1), reason: REASON_TRIPLE_FAULT, pad: 0 }, 1, 80);
     append(&mut stream, &End { status: 0x10 }, 0, 90);
     stream
@@ -68,10 +72,10 @@ fn sample() -> Vec<u8> {
 fn every_kind_round_trips() {
     let stream = sample();
     let records: Vec<_> = Records::new(&stream).collect::<Result<_, _>>().expect("a whole stream");
-    assert_eq!(records.len(), 11);
+    assert_eq!(records.len(), 15);
     let mut kinds: Vec<u16> = records.iter().map(|(header, _)| header.kind.0).collect();
     kinds.sort_unstable();
-    assert_eq!(kinds, (1..=11).collect::<Vec<_>>());
+    assert_eq!(kinds, (1..=15).collect::<Vec<_>>());
     assert!(records.iter().all(|(_, record)| !matches!(record, Record::Unknown(_))));
     assert!(records.is_sorted_by_key(|(header, _)| header.time_ns));
 

@@ -21,10 +21,15 @@ use zerocopy::{FromBytes, Immutable, IntoBytes};
 use crate::domain::Domain;
 use crate::hypercall::{Call, GuestPaging};
 use crate::hypervisor::Hypervisor;
+use crate::locks::{ReadGuard, rank};
 use crate::machine::{Machine, MachineAddress, PAGE_SHIFT, PAGE_SIZE};
 use crate::p2m::P2m;
+use crate::vcpu::{Vcpu, VcpuRef};
 pub use cache::WalkCache;
 use core::sync::atomic::Ordering;
+
+/// The p2m, held for reading.
+type Held<'a, M> = ReadGuard<'a, P2m<M>, { rank::P2M }>;
 
 /// What a copy does with the frame it finds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,13 +46,11 @@ impl<M: Machine> Call<'_, M> {
     #[inline]
     pub fn read_guest_bytes(&self, address: u64, bytes: &mut [u8]) -> Result<(), Errno> {
         let machine = &self.hv.machine;
-        if fits_page(address, bytes.len()) {
-            let p2m = self.current.domain().memory.p2m.read();
-            let mfn = self.locate(&p2m, address, Access::Read).ok_or(Errno::EFAULT)?;
-            copy_in(machine, MachineAddress::in_frame(mfn, page_offset(address)), bytes);
+        if let Some((_held, at)) = self.locate(address, bytes.len(), Access::Read) {
+            copy_in(machine, at, bytes);
             return Ok(());
         }
-        self.each_page(address, bytes.len(), Access::Read, |at, range| copy_in(machine, at, &mut bytes[range]))
+        self.each_page(address, bytes.len(), Access::Read, |at, range| machine.read(at, &mut bytes[range]))
     }
 
     /// Copies out to `address` of the caller's.
@@ -57,19 +60,18 @@ impl<M: Machine> Call<'_, M> {
     #[inline]
     pub fn write_guest_bytes(&self, address: u64, bytes: &[u8]) -> Result<(), Errno> {
         let machine = &self.hv.machine;
-        if fits_page(address, bytes.len()) {
-            let p2m = self.current.domain().memory.p2m.read();
-            let mfn = self.locate(&p2m, address, Access::Write).ok_or(Errno::EFAULT)?;
-            copy_out(machine, MachineAddress::in_frame(mfn, page_offset(address)), bytes);
+        if let Some((_held, at)) = self.locate(address, bytes.len(), Access::Write) {
+            copy_out(machine, at, bytes);
             return Ok(());
         }
-        self.each_page(address, bytes.len(), Access::Write, |at, range| copy_out(machine, at, &bytes[range]))
+        self.each_page(address, bytes.len(), Access::Write, |at, range| machine.write(at, &bytes[range]))
     }
 
     /// Reads a structure.
     ///
     /// # Errors
     /// `EFAULT`: see the module.
+    #[inline]
     pub fn read_guest<T: FromBytes + IntoBytes>(&self, address: u64) -> Result<T, Errno> {
         let mut value = T::new_zeroed();
         self.read_guest_bytes(address, value.as_mut_bytes())?;
@@ -80,6 +82,7 @@ impl<M: Machine> Call<'_, M> {
     ///
     /// # Errors
     /// `EFAULT`: see the module.
+    #[inline]
     pub fn write_guest<T: IntoBytes + Immutable>(&self, address: u64, value: &T) -> Result<(), Errno> {
         self.write_guest_bytes(address, value.as_bytes())
     }
@@ -176,29 +179,57 @@ impl<M: Machine> Call<'_, M> {
         while done < length {
             let at = address + done as u64;
             let part = (PAGE_SIZE - page_offset(at)).min(length - done);
-            let mfn = self.locate(&p2m, at, access).ok_or(Errno::EFAULT)?;
+            let walks = &self.current.walks;
+            let mfn = walks.locate(&self.hv.machine, &p2m, &self.paging, at, access).ok_or(Errno::EFAULT)?;
             copy(MachineAddress::in_frame(mfn, page_offset(at)), done..done + part);
             done += part;
         }
         Ok(())
     }
 
+    /// Where `length` bytes at `address` are, if they are there and in one page; nothing of the p2m changes as long as
+    /// the guard is held.
+    #[inline(never)]
+    fn locate(&self, address: u64, length: usize, access: Access) -> Option<(Held<'_, M>, MachineAddress)> {
+        if !fits_page(address, length) {
+            return None;
+        }
+        let current: &Vcpu<M> = self.current;
+        let p2m = self.current.domain().memory.p2m.read();
+        let mfn = current.walks.locate(&self.hv.machine, &p2m, &self.paging, address, access)?;
+        Some((p2m, MachineAddress::in_frame(mfn, page_offset(address))))
+    }
+}
+
+impl WalkCache {
     /// The frame behind a virtual address, from the cache if what it remembers still holds.
     #[inline]
-    fn locate(&self, p2m: &P2m<M>, address: u64, access: Access) -> Option<Mfn> {
-        let walks = &self.current.walks;
-        let key = cache::Key::new(&self.paging, address);
-        match walks.find(&self.hv.machine, p2m, &key, access) {
+    fn locate<M: Machine>(
+        &self,
+        machine: &M,
+        p2m: &P2m<M>,
+        paging: &GuestPaging,
+        address: u64,
+        access: Access,
+    ) -> Option<Mfn> {
+        match self.find(machine, p2m, &cache::Key::new(paging, address), access) {
             Some(mfn) => Some(mfn),
-            None => self.walk(walks, p2m, &key, address, access),
+            None => self.walk(machine, p2m, paging, address, access),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn walk(&self, walks: &WalkCache, p2m: &P2m<M>, key: &cache::Key, address: u64, access: Access) -> Option<Mfn> {
-        let found = walk::walk(&self.hv.machine, p2m, &self.paging, address, access)?;
-        walks.remember(p2m, key, &found);
+    fn walk<M: Machine>(
+        &self,
+        machine: &M,
+        p2m: &P2m<M>,
+        paging: &GuestPaging,
+        address: u64,
+        access: Access,
+    ) -> Option<Mfn> {
+        let found = walk::walk(machine, p2m, paging, address, access)?;
+        self.remember(p2m, &cache::Key::new(paging, address), &found);
         Some(found.mfn)
     }
 }
@@ -239,15 +270,15 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// Reads the bytes at a virtual address of a vCPU that is not in a hypercall (an instruction to decode), as far as
-    /// they are there: says how many.
-    pub fn read_virtual(&self, domain: &Domain<M>, paging: &GuestPaging, address: u64, bytes: &mut [u8]) -> usize {
-        let p2m = domain.memory.p2m.read();
+    /// they are there: says how many. Only the CPU that has the vCPU calls this.
+    pub fn read_virtual(&self, vcpu: &VcpuRef<M>, paging: &GuestPaging, address: u64, bytes: &mut [u8]) -> usize {
+        let p2m = vcpu.domain().memory.p2m.read();
         let mut done = 0;
         while done < bytes.len() {
             let at = address.wrapping_add(done as u64);
             let part = (PAGE_SIZE - page_offset(at)).min(bytes.len() - done);
-            let Some(found) = walk::walk(&self.machine, &p2m, paging, at, Access::Read) else { break };
-            copy_in(&self.machine, MachineAddress::in_frame(found.mfn, page_offset(at)), &mut bytes[done..done + part]);
+            let Some(mfn) = vcpu.walks.locate(&self.machine, &p2m, paging, at, Access::Read) else { break };
+            copy_in(&self.machine, MachineAddress::in_frame(mfn, page_offset(at)), &mut bytes[done..done + part]);
             done += part;
         }
         done
@@ -282,6 +313,7 @@ impl<M: Machine> Hypervisor<M> {
 }
 
 /// Whether `length` bytes at `address`, at least one, are in one page. Then they do not wrap either.
+#[inline]
 fn fits_page(address: u64, length: usize) -> bool {
     length != 0 && page_offset(address) + length <= PAGE_SIZE
 }
@@ -294,6 +326,7 @@ fn page_offset(address: u64) -> usize {
 const WORDS: usize = 512;
 
 /// Copies out of RAM, word by word where size and alignment allow: whole words are then read at once.
+#[inline(always)]
 fn copy_in<M: Machine>(machine: &M, at: MachineAddress, bytes: &mut [u8]) {
     let shape = at.0 as usize | bytes.len();
     if shape.is_multiple_of(8) && bytes.len() <= WORDS {
@@ -312,6 +345,7 @@ fn copy_in<M: Machine>(machine: &M, at: MachineAddress, bytes: &mut [u8]) {
 }
 
 /// The reverse of [`copy_in`].
+#[inline(always)]
 fn copy_out<M: Machine>(machine: &M, at: MachineAddress, bytes: &[u8]) {
     let shape = at.0 as usize | bytes.len();
     if shape.is_multiple_of(8) && bytes.len() <= WORDS {

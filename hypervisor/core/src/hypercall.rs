@@ -144,7 +144,6 @@ impl<M: Machine> Hypervisor<M> {
             Width::Bits64 => (number, args),
             Width::Bits32 => (number & 0xffff_ffff, args.map(|arg| arg & 0xffff_ffff)),
         };
-        current.counters.count_hypercall();
         let mut call = Call { hv: self, current, args, width, paging };
         match dispatch(&mut call, number) {
             Ok(next) => next,

@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use shared_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT};
-use shared_abi::trace_stream::{DomainEnd, Kind, REASON_DESTROYED, REASON_TRIPLE_FAULT};
+use shared_abi::trace_stream::{DomainEnd, DomainExits, ExitReason, Kind, REASON_DESTROYED, REASON_TRIPLE_FAULT};
 use shared_abi::xen::Virq;
 use zerocopy::IntoBytes;
 
@@ -301,6 +301,11 @@ impl<M: Machine> Hypervisor<M> {
             return;
         }
         let reason = domain.lifecycle.reason();
+        let mut exits = DomainExits { domid: domain.id, ..DomainExits::default() };
+        for (count, reason) in exits.counts.iter_mut().zip(ExitReason::ALL) {
+            *count = domain.vcpus.iter().map(|vcpu| vcpu.counters.exits_for(reason)).sum();
+        }
+        self.machine.trace(Kind::DOMAIN_EXITS.0, exits.as_bytes());
         let record = DomainEnd { domid: domain.id, reason: reason as u16, ..DomainEnd::default() };
         self.machine.trace(Kind::DOMAIN_END.0, record.as_bytes());
         if is_crash(reason) {

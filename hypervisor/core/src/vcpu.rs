@@ -8,6 +8,7 @@ use core::ops::Deref;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use bitflags::bitflags;
+pub use shared_abi::trace_stream::ExitReason;
 use shared_abi::xen::VcpuId;
 
 use crate::clock::VcpuClock;
@@ -36,42 +37,37 @@ bitflags! {
     }
 }
 
-/// What a vCPU did, counted by the CPU that runs it (so a load and a store are enough).
-#[derive(Debug, Default)]
+/// Exits of a vCPU by reason, counted by the CPU that runs it (so a load and a store are enough).
+#[derive(Debug)]
 pub struct Counters {
-    exits: AtomicU64,
-    hypercalls: AtomicU64,
+    exits: [AtomicU64; ExitReason::COUNT],
 }
 
 impl Counters {
     const fn new() -> Self {
-        Self { exits: AtomicU64::new(0), hypercalls: AtomicU64::new(0) }
-    }
-
-    fn bump(counter: &AtomicU64) {
-        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        Self { exits: [const { AtomicU64::new(0) }; ExitReason::COUNT] }
     }
 
     /// Counts an exit.
     #[inline]
-    pub fn count_exit(&self) {
-        Self::bump(&self.exits);
+    pub fn count_exit(&self, reason: ExitReason) {
+        let counter = &self.exits[reason as usize];
+        counter.store(counter.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
-    /// Counts a hypercall.
-    #[inline]
-    pub fn count_hypercall(&self) {
-        Self::bump(&self.hypercalls);
+    /// Exits for `reason` so far (a continued hypercall counts each time).
+    pub fn exits_for(&self, reason: ExitReason) -> u64 {
+        self.exits[reason as usize].load(Ordering::Relaxed)
     }
 
-    /// Exits so far.
+    /// All exits so far.
     pub fn exits(&self) -> u64 {
-        self.exits.load(Ordering::Relaxed)
+        self.exits.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
-    /// Hypercalls so far (a continued one counts each time).
+    /// Hypercalls so far.
     pub fn hypercalls(&self) -> u64 {
-        self.hypercalls.load(Ordering::Relaxed)
+        self.exits_for(ExitReason::Hypercall)
     }
 }
 

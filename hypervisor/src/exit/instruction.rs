@@ -3,7 +3,7 @@
 //! The forms compilers use for device registers are here (moves of every kind, string stores, exchange, and the
 //! logical and comparing forms on memory). Another form is #UD for the guest.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
 
 use super::Context;
 use super::mmio::Device;
@@ -22,6 +22,13 @@ const ARITHMETIC_FLAGS: u64 = FLAG_CF | FLAG_PF | FLAG_AF | FLAG_ZF | FLAG_SF | 
 pub fn prepare() {
     let mut decoder = Decoder::new(64, &[0x90], DecoderOptions::NONE);
     let _ = decoder.decode();
+}
+
+/// Whether these bytes are only the beginning of an instruction.
+pub fn is_cut_off(code_bits: u32, bytes: &[u8]) -> bool {
+    let mut decoder = Decoder::new(code_bits, bytes, DecoderOptions::NONE);
+    let _ = decoder.decode();
+    decoder.last_error() == DecoderError::NoMoreBytes
 }
 
 /// Carries out the instruction in `bytes` against `device` and steps over it.

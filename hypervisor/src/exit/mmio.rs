@@ -75,13 +75,17 @@ pub(super) fn fetch_code<B: Backend>(context: &mut Context<'_, B>, buffer: &mut 
     let hw = &context.guest.hw;
     let address = hw.segment_base(crate::virt::SegmentName::Cs).wrapping_add(hw.rip());
     let paging = hw.paging();
-    match context.hv.read_virtual(context.vcpu.domain(), &paging, address, buffer) {
-        0 => {
-            inject_page_fault(context, address, false);
-            None
-        }
-        length => Some(length),
+    // Few instructions go on in the next page; that is looked at only for those.
+    let here = buffer.len().min(0x1000 - (address & 0xfff) as usize);
+    let mut length = context.hv.read_virtual(context.vcpu, &paging, address, &mut buffer[..here]);
+    if length == here && here < buffer.len() && instruction::is_cut_off(hw.code_bits(), &buffer[..here]) {
+        let next = address.wrapping_add(here as u64);
+        length += context.hv.read_virtual(context.vcpu, &paging, next, &mut buffer[here..]);
     }
+    if length == 0 {
+        inject_page_fault(context, address, false);
+    }
+    (length != 0).then_some(length)
 }
 
 /// Puts a page fault at `address` before the guest.

@@ -39,12 +39,57 @@ pub struct Context<'a, B: Backend> {
     pub guest: Guest<'a, B>,
 }
 
+/// Serves one exit. The hypercall of 64-bit code is the path that everything is measured by: it is inline in the loop of
+/// the CPU, all else is a call away.
+#[inline]
+pub fn handle<B: Backend>(hv: &Hypervisor<Glue>, vcpu: &VcpuRef<Glue>, guest: &mut Guest<'_, B>, exit: VmExit) {
+    if exit != VmExit::Hypercall {
+        let guest = Guest { hw: &mut *guest.hw, msrs: &mut *guest.msrs };
+        Context::<B> { hv, vcpu, guest }.other(exit);
+    } else if guest.hw.width() == Width::Bits64 {
+        let registers = [register::RDI, register::RSI, register::RDX, register::R10, register::R8];
+        hypercall(hv, vcpu, guest.hw, Width::Bits64, registers);
+    } else {
+        narrow_hypercall(hv, vcpu, guest.hw);
+    }
+}
+
+#[inline(never)]
+fn narrow_hypercall<C: VirtualCpu>(hv: &Hypervisor<Glue>, vcpu: &VcpuRef<Glue>, hw: &mut C) {
+    let registers = [register::RBX, register::RCX, register::RDX, register::RSI, register::RDI];
+    hypercall(hv, vcpu, hw, Width::Bits32, registers);
+}
+
+/// A hypercall whose arguments are in `registers`.
+#[inline(always)]
+fn hypercall<C: VirtualCpu>(
+    hv: &Hypervisor<Glue>,
+    vcpu: &VcpuRef<Glue>,
+    hw: &mut C,
+    width: Width,
+    registers: [usize; 5],
+) {
+    let args = registers.map(|number| hw.general(number));
+    match hv.hypercall(vcpu, hw.general(register::RAX), args, width, hw.paging()) {
+        Next::Return(value) => {
+            let value = if width == Width::Bits64 { value as u64 } else { value as u64 & 0xffff_ffff };
+            hw.set_general(register::RAX, value);
+            hw.advance(3);
+        }
+        Next::Again(args) => {
+            for (number, value) in registers.into_iter().zip(args) {
+                hw.set_general(number, value);
+            }
+        }
+    }
+}
+
 impl<B: Backend> Context<'_, B> {
-    /// Serves one exit.
-    #[inline]
-    pub fn handle(&mut self, exit: &VmExit) {
-        match *exit {
-            VmExit::Hypercall => self.hypercall(),
+    /// Serves one exit that is no hypercall.
+    #[inline(never)]
+    fn other(&mut self, exit: VmExit) {
+        match exit {
+            VmExit::Hypercall => {}
             VmExit::ExternalInterrupt | VmExit::Window => {}
             VmExit::Nmi => crate::interrupts::nmi(None),
             VmExit::Cpuid => self.cpuid(),
@@ -69,29 +114,7 @@ impl<B: Backend> Context<'_, B> {
             VmExit::Exception { vector: vector::MACHINE_CHECK, .. } => panic!("machine check while a guest ran"),
             VmExit::Exception { vector, error } => self.guest.hw.inject_exception(vector, error),
             VmExit::TripleFault => lifecycle::triple_fault(self.hv, self.vcpu),
-            VmExit::InvalidState | VmExit::Unknown(_) => self.unexpected(*exit),
-        }
-    }
-
-    fn hypercall(&mut self) {
-        let hw = &mut self.guest.hw;
-        let width = hw.width();
-        let registers = match width {
-            Width::Bits64 => [register::RDI, register::RSI, register::RDX, register::R10, register::R8],
-            Width::Bits32 => [register::RBX, register::RCX, register::RDX, register::RSI, register::RDI],
-        };
-        let args = registers.map(|number| hw.general(number));
-        match self.hv.hypercall(self.vcpu, hw.general(register::RAX), args, width, hw.paging()) {
-            Next::Return(value) => {
-                let value = if width == Width::Bits64 { value as u64 } else { value as u64 & 0xffff_ffff };
-                hw.set_general(register::RAX, value);
-                hw.advance(3);
-            }
-            Next::Again(args) => {
-                for (number, value) in registers.into_iter().zip(args) {
-                    hw.set_general(number, value);
-                }
-            }
+            VmExit::InvalidState | VmExit::Unknown(_) => self.unexpected(exit),
         }
     }
 

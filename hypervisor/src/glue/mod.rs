@@ -13,6 +13,9 @@ use ebb_core::sched::SchedConfig;
 use ebb_core::{Hypervisor, VcpuRef};
 use shared_abi::memory::E820Entry;
 
+use shared_abi::trace_stream::{Initialised, Kind};
+use zerocopy::IntoBytes;
+
 use crate::boot::Boot;
 use crate::boot::info::MemoryEntry;
 use crate::exit::msr::StoredMsrs;
@@ -69,9 +72,11 @@ pub fn start(boot: &Boot) -> ! {
     };
     fpu::probe();
     crate::exit::prepare();
-    let hv = create(boot);
     enable_this_cpu();
+    let hv = create(boot);
     run::release_others(hv);
+    let (ticks, waited) = crate::machine::ticks_since_start();
+    trace_ring::record(Kind::INITIALISED.0, Initialised { ticks, waited }.as_bytes());
     let mut built = Vec::new();
     for config in configs {
         let name = config.name.clone();

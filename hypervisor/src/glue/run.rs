@@ -13,7 +13,7 @@ use ebb_core::hypervisor::{CpuAttention, PerCpu};
 
 use super::{Glue, GuestCpu, Vcpu, enable_this_cpu, trace_ring};
 use crate::cpu::{self, CpuId, Doing};
-use crate::exit::{Context, Guest};
+use crate::exit::{self, Guest};
 use crate::virt::any::AnyVcpu;
 use crate::virt::svm::Svm;
 use crate::virt::vmx::Vmx;
@@ -156,12 +156,11 @@ fn run(hv: &Hypervisor<Glue>, vcpu: &Vcpu) -> Option<Vcpu> {
 }
 
 /// [`run`] for one vendor.
-fn run_on<B: Backend>(hv: &Hypervisor<Glue>, vcpu: &Vcpu, guest: Guest<'_, B>) -> Option<Vcpu> {
+fn run_on<B: Backend>(hv: &Hypervisor<Glue>, vcpu: &Vcpu, mut guest: Guest<'_, B>) -> Option<Vcpu> {
     let per_cpu = hv.cpu();
     let this = cpu::this_cpu();
     let state: &ebb_core::Vcpu<Glue> = vcpu;
-    let mut context = Context { hv, vcpu, guest };
-    context.guest.hw.load();
+    guest.hw.load();
     let exiting = cpu::pack_activity(Doing::Exit, vcpu.domain().id.0, state.id.0 as u16, 0);
     let next = loop {
         let reschedule = collect(hv, per_cpu, this) && per_cpu.attention().contains(CpuAttention::RESCHEDULE);
@@ -172,11 +171,11 @@ fn run_on<B: Backend>(hv: &Hypervisor<Glue>, vcpu: &Vcpu, guest: Guest<'_, B>) -
             }
             continue;
         }
-        let Some(exit) = enter::<B>(hv, per_cpu, vcpu, state, context.guest.hw) else { continue };
+        let Some(exit) = enter::<B>(hv, per_cpu, vcpu, state, guest.hw) else { continue };
         this.set_packed_activity(exiting);
-        context.handle(&exit);
+        exit::handle(hv, vcpu, &mut guest, exit);
     };
-    context.guest.hw.unload();
+    guest.hw.unload();
     next
 }
 
@@ -199,12 +198,14 @@ fn enter<B: Backend>(
     let stale = state.translations_are_stale(domain.memory.translation_generation());
     if hv.nothing_waits(state) {
         hw.prepare_quiet(stale);
+    } else if let Some(vector) = hv.only_upcall(domain, state) {
+        hw.prepare_interrupt(vector, stale);
     } else {
         plan_entry::<B>(hv, vcpu, hw, stale);
     }
     let exit = hw.run();
     per_cpu.leave_guest();
-    state.counters.count_exit();
+    state.counters.count_exit(exit.reason());
     if exit == VmExit::ExternalInterrupt {
         instr::take_interrupts();
     }

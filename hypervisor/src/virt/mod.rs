@@ -9,7 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use ebb_core::hypercall::{GuestPaging, Width};
 use ebb_core::p2m::EntryFormat;
-use ebb_core::vcpu::{EntryPlan, Interruptibility, StartState};
+use ebb_core::vcpu::{EntryPlan, ExitReason, Interruptibility, StartState};
 use shared_abi::xen::Mfn;
 
 pub mod any;
@@ -140,6 +140,34 @@ pub enum VmExit {
     Unknown(u64),
 }
 
+impl VmExit {
+    /// What the exit counts as.
+    #[inline]
+    pub fn reason(&self) -> ExitReason {
+        match self {
+            Self::ExternalInterrupt => ExitReason::Interrupt,
+            Self::Nmi => ExitReason::Nmi,
+            Self::Window => ExitReason::Window,
+            Self::Hypercall => ExitReason::Hypercall,
+            Self::Cpuid => ExitReason::Cpuid,
+            Self::Halt => ExitReason::Halt,
+            Self::Pause => ExitReason::Pause,
+            Self::ReadMsr => ExitReason::ReadMsr,
+            Self::WriteMsr => ExitReason::WriteMsr,
+            Self::SetXcr => ExitReason::SetXcr,
+            Self::CacheControl => ExitReason::CacheControl,
+            Self::Undefined => ExitReason::Undefined,
+            Self::Forbidden => ExitReason::Forbidden,
+            Self::Io(_) => ExitReason::Io,
+            Self::NestedFault(_) => ExitReason::NestedFault,
+            Self::Exception { .. } => ExitReason::Exception,
+            Self::TripleFault => ExitReason::TripleFault,
+            Self::InvalidState => ExitReason::InvalidState,
+            Self::Unknown(_) => ExitReason::Unknown,
+        }
+    }
+}
+
 /// One port access, or a string of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IoAccess {
@@ -222,6 +250,9 @@ pub trait VirtualCpu: Send {
     fn prepare(&mut self, plan: &EntryPlan);
     /// [`VirtualCpu::prepare`] for an entry with nothing to inject and nothing to wait for.
     fn prepare_quiet(&mut self, flush_tlb: bool);
+    /// [`VirtualCpu::prepare`] for an entry for which only an interrupt waits: it is injected if the guest can take it
+    /// now, else there is an exit when it can.
+    fn prepare_interrupt(&mut self, vector: u8, flush_tlb: bool);
     /// Runs the guest until an exit.
     fn run(&mut self) -> VmExit;
 

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 use shared_abi::guest_event::{BalloonStatus, BenchResult, TestResult, Workload};
-use shared_abi::trace_stream::{self, GuestEvent, Header, Record};
+use shared_abi::trace_stream::{self, ExitReason, GuestEvent, Header, Record};
 use shared_abi::xen::DomId;
 
 use crate::trace::model::{end_reason, short_reason};
@@ -98,6 +98,10 @@ fn describe(header: &Header, record: &Record<'_>) -> (&'static str, String) {
         ),
         Record::GuestEvent(e) => ("guest", describe_guest(e)),
         Record::DomainStart(s) => ("domain-start", format!("d{} {}", s.domid.0, trace_stream::name_text(&s.name))),
+        Record::Initialised(i) => ("initialised", format!("{} ticks, {} of them waiting", i.ticks, i.waited)),
+        Record::DomainBuild(b) => ("build", format!("d{} {} pages, {} clean ones free", b.domid.0, b.pages, b.clean)),
+        Record::VcpuStart(s) => ("vcpu-start", vcpu(s.domid, s.vcpu)),
+        Record::DomainExits(e) => ("exits", format!("d{} {}", e.domid.0, exits_text(&e.counts))),
         Record::DomainEnd(e) => ("domain-end", format!("d{} {}", e.domid.0, end_reason(e.reason))),
         Record::Lost(l) => ("lost", format!("{} records", l.count)),
         Record::End(e) => ("end", format!("status {:#x}", e.status)),
@@ -110,6 +114,12 @@ fn describe(header: &Header, record: &Record<'_>) -> (&'static str, String) {
         Record::EventSend(e) => ("event", format!("d{} port {}", e.domid.0, e.port.0)),
         Record::Unknown(bytes) => ("unknown", format!("kind {} of {} bytes", header.kind.0, bytes.len())),
     }
+}
+
+/// The reasons that occurred, with their counts.
+fn exits_text(counts: &[u64; ExitReason::COUNT]) -> String {
+    let seen = ExitReason::ALL.into_iter().zip(counts).filter(|(_, count)| **count > 0);
+    seen.map(|(reason, count)| format!("{} {count}", reason.name())).collect::<Vec<_>>().join(" ")
 }
 
 fn describe_guest(e: &GuestEvent) -> String {

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 
 use shared_abi::guest_event::{self, BalloonStatus, BenchResult, TestResult, Workload};
 use shared_abi::sched;
-use shared_abi::trace_stream::{self, DomainSample, GuestEvent, Header, HostSample, Record, Start};
+use shared_abi::trace_stream::{
+    self, DomainBuild, DomainSample, ExitReason, GuestEvent, Header, HostSample, Initialised, Record, Start, VcpuStart,
+};
 
 /// Everything known from the stream so far.
 #[derive(Clone, Debug, Default)]
@@ -30,12 +32,39 @@ pub struct Model {
     pub tests: Vec<(u16, TestResult)>,
     /// Measurements, with the domain that reported them.
     pub benches: Vec<(u16, BenchResult)>,
+    /// The end of the hypervisor's own initialisation.
+    pub initialised: Option<Initialised>,
+    /// Domains that were built and began to run, in that order.
+    pub creations: Vec<Creation>,
+    /// Domains that are being built, by id: since when, and with what.
+    building: BTreeMap<u16, (u64, DomainBuild)>,
     /// Records the machine had to drop.
     pub lost: u64,
     /// Records of kinds this tool does not know.
     pub unknown: u64,
     /// The status in the stream's last record.
     pub end: Option<u64>,
+}
+
+/// What it took to make a domain.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Creation {
+    /// Its id.
+    pub domid: u16,
+    /// Pages it began with.
+    pub pages: u64,
+    /// Pages that were free and clear when it was built.
+    pub clean: u64,
+    /// From the beginning of its building to its first instruction, ns.
+    pub ns: u64,
+}
+
+impl Creation {
+    /// Whether all of its memory could come from what was clear already.
+    #[must_use]
+    pub fn from_scrubbed(&self) -> bool {
+        self.clean >= self.pages
+    }
 }
 
 /// A domain as it stands.
@@ -51,6 +80,8 @@ pub struct Domain {
     pub workload: Option<Workload>,
     /// When it started, ns, if the trace has it.
     pub started_ns: Option<u64>,
+    /// Its exits by [`ExitReason`](trace_stream::ExitReason), known when it has ended.
+    pub exits: Option<[u64; ExitReason::COUNT]>,
     /// When and why it ended.
     pub ended: Option<(u64, u16)>,
     /// Fewest pages it had in a sample.
@@ -141,6 +172,12 @@ impl Model {
                 let started_ns = Some(header.time_ns);
                 self.domains.insert(start.domid.0, Domain { name, started_ns, ..Domain::default() });
             }
+            Record::Initialised(initialised) => self.initialised = Some(*initialised),
+            Record::DomainBuild(build) => {
+                self.building.insert(build.domid.0, (header.time_ns, *build));
+            }
+            Record::VcpuStart(start) => self.vcpu_start(header.time_ns, start),
+            Record::DomainExits(exits) => self.domains.entry(exits.domid.0).or_default().exits = Some(exits.counts),
             Record::DomainEnd(end) => {
                 let domain = self.domains.entry(end.domid.0).or_default();
                 domain.ended = Some((header.time_ns, end.reason));
@@ -151,6 +188,17 @@ impl Model {
             Record::End(end) => self.end = Some(end.status),
             Record::VmExit(_) | Record::VcpuSwitch(_) | Record::EventSend(_) => {}
             Record::Unknown(_) => self.unknown += 1,
+        }
+    }
+
+    /// A vCPU begins; a domain does when its first one does for the first time.
+    fn vcpu_start(&mut self, time_ns: u64, start: &VcpuStart) {
+        let domid = start.domid.0;
+        if start.vcpu == 0
+            && let Some((from_ns, build)) = self.building.remove(&domid)
+        {
+            let ns = time_ns.saturating_sub(from_ns);
+            self.creations.push(Creation { domid, pages: build.pages, clean: build.clean, ns });
         }
     }
 

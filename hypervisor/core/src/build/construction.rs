@@ -14,7 +14,9 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use shared_abi::memory::E820Entry;
+use shared_abi::trace_stream::{DomainBuild, Kind};
 use shared_abi::xen::{DomId, Gfn};
+use zerocopy::IntoBytes;
 
 use super::image::Image;
 use super::layout::{self, ACPI_PAGE, Layout};
@@ -90,25 +92,26 @@ impl<M: Machine> Hypervisor<M> {
     /// # Errors
     /// What is wrong, naming the field of the configuration.
     pub fn begin_domain(&self, config: DomainConfig, bounded: bool) -> Result<Box<Construction<M>>, BuildError> {
-        layout::check(&config)?;
-        let image = Image::parse(config.kernel)?;
-        let layout = layout::plan(&config, &image, StartOfDay::size(&config))?;
         let id = self.reserve_id(config.privileged)?;
-        let begun = self.begin(id, config, bounded, image, layout);
+        let (pages, clean) = (config.memory >> PAGE_SHIFT, self.heap.ledger().free);
+        let record = DomainBuild { domid: id, clean, pages, ..DomainBuild::default() };
+        self.machine.trace(Kind::DOMAIN_BUILD.0, record.as_bytes());
+        let begun = self.check_and_begin(id, config, bounded);
         if begun.is_err() {
             self.give_up_id(id);
         }
         begun
     }
 
-    fn begin(
+    fn check_and_begin(
         &self,
         id: DomId,
         config: DomainConfig,
         bounded: bool,
-        image: Image<'static>,
-        layout: Layout,
     ) -> Result<Box<Construction<M>>, BuildError> {
+        layout::check(&config)?;
+        let image = Image::parse(config.kernel)?;
+        let layout = layout::plan(&config, &image, StartOfDay::size(&config))?;
         let pages = config.memory >> PAGE_SHIFT;
         self.heap.account(id).set_maximum(config.max_memory >> PAGE_SHIFT);
         let claimed = self.heap.claim(id, pages).is_ok();

@@ -179,7 +179,17 @@ fn settle<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>, port: Port, v
 }
 
 /// Tells a vCPU of the domain that its upcall is pending.
+#[inline]
 pub(super) fn notify<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>, vcpu: VcpuId) {
+    let Some(state) = domain.vcpus.get(vcpu.index()) else { return };
+    // The one that runs here sees the byte before its next entry. That is the whole of what `announce` would find.
+    if state.events.upcall_vector().is_some() || !hv.runs_here(state) {
+        notify_elsewhere(hv, domain, vcpu);
+    }
+}
+
+#[inline(never)]
+fn notify_elsewhere<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>, vcpu: VcpuId) {
     if let Some(vcpu) = VcpuRef::new(domain, vcpu) {
         announce(hv, &vcpu);
     }

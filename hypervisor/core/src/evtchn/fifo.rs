@@ -232,6 +232,7 @@ struct Event<'a> {
 }
 
 /// Puts an event on its queue. True if the vCPU's upcall became pending by it.
+#[inline(always)]
 fn link<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, event: Event<'_>, vcpu: VcpuId) -> bool {
     let Some(vcpu) = domain.vcpus.get(vcpu.index()) else {
         return false;
@@ -252,6 +253,7 @@ fn link<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, event: Event<'_>, vc
 }
 
 /// Locks the queues concerned and links. True if the event became the queue's head.
+#[inline(always)]
 fn put_on_queue<M: Machine>(
     hv: &Hypervisor<M>,
     domain: &Domain<M>,
@@ -259,16 +261,30 @@ fn put_on_queue<M: Machine>(
     target: QueueId,
     control: MachineAddress,
 ) -> bool {
-    const SECOND: u8 = rank::EVENT_QUEUE_SECOND;
     let last = QueueId(event.entry.last_queue.load(Ordering::SeqCst));
+    if last != target {
+        return move_to_queue(hv, domain, event, last, target, control);
+    }
+    let Some(tail) = target.tail(domain) else { return false };
+    let mut tail = tail.lock();
+    event.entry.last_queue.load(Ordering::SeqCst) == target.0 && append(hv, domain, event, target, control, &mut tail)
+}
+
+/// [`put_on_queue`] for an event that was last on another queue.
+#[inline(never)]
+fn move_to_queue<M: Machine>(
+    hv: &Hypervisor<M>,
+    domain: &Domain<M>,
+    event: Event<'_>,
+    last: QueueId,
+    target: QueueId,
+    control: MachineAddress,
+) -> bool {
+    const SECOND: u8 = rank::EVENT_QUEUE_SECOND;
     let (Some(tail), Some(old_tail)) = (target.tail(domain), last.tail(domain)) else {
         return false;
     };
     let still = || event.entry.last_queue.load(Ordering::SeqCst) == last.0;
-    if last == target {
-        let mut tail = tail.lock();
-        return still() && append(hv, domain, event, target, control, &mut tail);
-    }
     if last < target {
         let mut old = old_tail.lock();
         let mut tail = tail.lock_as::<SECOND>();

@@ -113,8 +113,9 @@ const CHUNK: usize = 1 << CHUNK_BITS;
 const GROUP: usize = 1 << GROUP_BITS;
 const GROUPS: usize = FIFO_NR_CHANNELS as usize >> (CHUNK_BITS + GROUP_BITS);
 
-type Chunk = spin::Once<Box<[PortEntry]>>;
-type Group = spin::Once<Box<[Chunk]>>;
+// Arrays of a length known at compile time: no length to load and compare on the way of a send.
+type Chunk = spin::Once<Box<[PortEntry; CHUNK]>>;
+type Group = spin::Once<Box<[Chunk; GROUP]>>;
 
 /// All ports of a domain that have ever been needed.
 #[derive(Debug)]
@@ -133,8 +134,8 @@ impl PortTable {
     pub fn get(&self, port: Port) -> Option<&PortEntry> {
         let index = port.0 as usize;
         let group = self.groups.get(index >> (CHUNK_BITS + GROUP_BITS))?.get()?;
-        let chunk = group.get((index >> CHUNK_BITS) % GROUP)?.get()?;
-        chunk.get(index % CHUNK)
+        let chunk = group[(index >> CHUNK_BITS) % GROUP].get()?;
+        Some(&chunk[index % CHUNK])
     }
 
     /// A port, making its chunk if need be. The caller holds the domain's EVENT lock.
@@ -147,9 +148,9 @@ impl PortTable {
         }
         let index = port.0 as usize;
         let group = self.groups.get(index >> (CHUNK_BITS + GROUP_BITS)).ok_or(Errno::ENOSPC)?;
-        let group = group.try_call_once(|| fallible_box(GROUP, || const { spin::Once::new() }))?;
+        let group = group.try_call_once(|| fallible_box(spin::Once::new))?;
         let chunk = &group[(index >> CHUNK_BITS) % GROUP];
-        let chunk = chunk.try_call_once(|| fallible_box(CHUNK, PortEntry::new))?;
+        let chunk = chunk.try_call_once(|| fallible_box(PortEntry::new))?;
         Ok(&chunk[index % CHUNK])
     }
 }
@@ -160,12 +161,12 @@ impl Default for PortTable {
     }
 }
 
-/// A boxed slice of `count` fresh values, or `ENOMEM`: a guest's wish may not end the hypervisor.
-fn fallible_box<T>(count: usize, make: impl Fn() -> T) -> Result<Box<[T]>, Errno> {
+/// A boxed array of fresh values, or `ENOMEM`: a guest's wish may not end the hypervisor.
+fn fallible_box<T, const COUNT: usize>(make: impl Fn() -> T) -> Result<Box<[T; COUNT]>, Errno> {
     let mut items = Vec::new();
-    items.try_reserve_exact(count).map_err(|_| Errno::ENOMEM)?;
-    items.extend((0..count).map(|_| make()));
-    Ok(items.into_boxed_slice())
+    items.try_reserve_exact(COUNT).map_err(|_| Errno::ENOMEM)?;
+    items.extend((0..COUNT).map(|_| make()));
+    items.try_into().map_err(|_| Errno::ENOMEM)
 }
 
 const _: () = assert!(size_of::<PortEntry>() == 16);

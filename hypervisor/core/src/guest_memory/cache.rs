@@ -22,32 +22,32 @@ use crate::p2m::P2m;
 /// ones).
 const ENTRIES: usize = 8;
 
-/// CR0.PG and CR0.WP.
-const CR0_BITS: u64 = 1 << 31 | 1 << 16;
-/// CR4.PSE, CR4.PAE, CR4.LA57.
-const CR4_BITS: u64 = 1 << 4 | 1 << 5 | 1 << 12;
-/// EFER.LMA, EFER.NXE.
-const EFER_BITS: u64 = 1 << 10 | 1 << 11;
-
-/// All a walk depends on besides the entries.
+/// All a walk depends on besides the entries. The control registers stand here whole, although only some of their bits
+/// shape a walk: kernels seldom change the others, and comparing is cheaper than picking bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Key {
     page: u64,
     cr3: u64,
-    /// The bits of CR0, CR4 (shifted by 32) and EFER (shifted by 1) that shape a walk. None of them overlap.
-    mode: u64,
+    cr0: u64,
+    cr4: u64,
+    efer: u64,
 }
 
 impl Key {
+    #[inline]
     pub(super) fn new(paging: &GuestPaging, address: u64) -> Self {
-        let mode = paging.cr0 & CR0_BITS | (paging.cr4 & CR4_BITS) << 32 | (paging.efer & EFER_BITS) << 1;
-        Self { page: address >> PAGE_SHIFT, cr3: paging.cr3, mode }
+        let &GuestPaging { cr0, cr3, cr4, efer, .. } = paging;
+        Self { page: address >> PAGE_SHIFT, cr3, cr0, cr4, efer }
     }
 
     fn slot(&self) -> usize {
         self.page as usize % ENTRIES
     }
 }
+
+/// Levels of a 64-bit guest's tables.
+const USUAL_STEPS: usize = 4;
+const _: () = assert!(MAX_STEPS == USUAL_STEPS + 1);
 
 #[derive(Clone, Copy, Debug, Default)]
 struct Remembered {
@@ -76,7 +76,7 @@ impl WalkCache {
     }
 
     /// The frame, if a walk with this key is remembered and still holds. The caller holds the p2m's lock.
-    #[inline]
+    #[inline(always)]
     pub(super) fn find<M: Machine>(&self, machine: &M, p2m: &P2m<M>, key: &Key, access: Access) -> Option<Mfn> {
         let mut entries = self.entries.try_lock()?;
         let entry = &mut entries[key.slot()];
@@ -89,13 +89,16 @@ impl WalkCache {
             }
             entry.generation = p2m.generation();
         }
-        // A plain loop: this is the one place where a few instructions per hypercall are won or lost.
-        for step in entry.path.iter().take(usize::from(entry.steps)) {
-            if machine.word64(MachineAddress(step.address)).load(Ordering::Acquire) != step.value {
-                return None;
-            }
-        }
-        Some(Mfn(entry.mfn))
+        // This is the one place where a few instructions per hypercall are won or lost: a loop of fixed length for the
+        // usual number of levels, to which `remember` fills up shorter paths.
+        let holds = |step: &Step| machine.word64(MachineAddress(step.address)).load(Ordering::Acquire) == step.value;
+        let (usual, more) = entry.path.split_at(USUAL_STEPS);
+        let same = match entry.steps {
+            0 => true,
+            5 => usual.iter().all(holds) && more.iter().all(holds),
+            _ => usual.iter().all(holds),
+        };
+        same.then_some(Mfn(entry.mfn))
     }
 
     /// Remembers a walk that was made under the p2m lock that the caller still holds.
@@ -112,6 +115,9 @@ impl WalkCache {
             regions: walk.regions,
             path: [Step::default(); MAX_STEPS],
         };
-        entry.path[..steps.len()].copy_from_slice(steps);
+        if let Some(last) = steps.last() {
+            entry.path = [*last; MAX_STEPS];
+            entry.path[..steps.len()].copy_from_slice(steps);
+        }
     }
 }

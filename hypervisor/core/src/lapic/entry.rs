@@ -13,6 +13,10 @@
 //! planned here is injected. And the notification reaches an entry under way: the entering CPU has stored `in_guest`
 //! before it loads the attention here, and the notifier looks at `in_guest` after it has raised it.
 
+use shared_abi::trace_stream::{Kind, VcpuStart};
+use zerocopy::IntoBytes;
+
+use crate::domain::Domain;
 use crate::evtchn;
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
@@ -24,6 +28,17 @@ impl<M: Machine> Hypervisor<M> {
     #[inline(always)]
     pub fn nothing_waits(&self, state: &Vcpu<M>) -> bool {
         state.attention().is_empty() && !evtchn::upcall_pending(self, state)
+    }
+
+    /// When nothing but an upcall waits, which is what most entries with a plan are for: the vector to inject as soon as
+    /// the guest takes interrupts, if the upcall comes by one. `None`: something else waits too, and
+    /// [`Hypervisor::prepare_entry`] decides.
+    #[inline]
+    pub fn only_upcall(&self, domain: &Domain<M>, state: &Vcpu<M>) -> Option<u8> {
+        if !state.attention().is_empty() || state.events.upcall_vector().is_some() {
+            return None;
+        }
+        domain.hvm.callback_vector().filter(|_| evtchn::upcall_pending(self, state))
     }
 
     /// Decides about the next entry of `vcpu`, the current one of this CPU. When nothing waits this is a load of the
@@ -46,6 +61,8 @@ impl<M: Machine> Hypervisor<M> {
             vcpu.withdraw(Attention::START);
             plan.start = vcpu.start.lock().take();
             if plan.start.is_some() {
+                let record = VcpuStart { domid: vcpu.domain().id, vcpu: vcpu.id.0 as u16, pad: 0 };
+                self.machine.trace(Kind::VCPU_START.0, record.as_bytes());
                 return plan;
             }
         }

@@ -15,7 +15,7 @@ use super::state::{Placement, Sleep, Word};
 use crate::domain::Domain;
 use crate::hypervisor::{CpuAttention, Hypervisor};
 use crate::machine::Machine;
-use crate::vcpu::{Attention, VcpuRef};
+use crate::vcpu::{Attention, Vcpu, VcpuRef};
 use crate::{evtchn, lifecycle, timer};
 
 /// Whether something waits that `vcpu` should be awake for. With interrupts off only an NMI or a fresh start is.
@@ -145,17 +145,18 @@ impl<M: Machine> Hypervisor<M> {
     /// take it, and makes its CPU leave the guest if it runs on another.
     pub fn notify_vcpu(&self, vcpu: &VcpuRef<M>) {
         fence(Ordering::SeqCst);
-        let word = vcpu.sched.word.load();
+        let state: &Vcpu<M> = vcpu;
+        let word = state.sched.word.load();
         if word.is_blocked() {
             if !word.is_deaf() {
                 self.step(vcpu, Word::wake);
-            } else if vcpu.attention().intersects(Attention::NMI | Attention::START) {
+            } else if state.attention().intersects(Attention::NMI | Attention::START) {
                 self.step(vcpu, Word::wake_deaf);
             }
         }
         // Read again: it may have been chosen since, and has then perhaps looked for events before ours.
-        if vcpu.sched.word.load().placement() == Placement::Running {
-            let cpu = vcpu.sched.cpu();
+        if state.sched.word.load().placement() == Placement::Running {
+            let cpu = state.sched.cpu();
             if cpu != self.machine.this_cpu()
                 && let Some(cpu) = self.cpus.get(cpu.index())
             {
@@ -165,6 +166,17 @@ impl<M: Machine> Hypervisor<M> {
                 }
             }
         }
+    }
+
+    /// Whether this CPU runs `state`, which is awake: then something that has just become visible for it needs no more
+    /// than the look this CPU takes before it enters the guest.
+    #[inline]
+    pub fn runs_here(&self, state: &Vcpu<M>) -> bool {
+        fence(Ordering::SeqCst);
+        let word = state.sched.word.load();
+        // Only this CPU takes a vCPU off this CPU. Should it have come onto this CPU's queue between the two loads, then
+        // it left its old CPU after the fence and looks before its next entry all the same.
+        word.placement() == Placement::Running && !word.is_blocked() && state.sched.cpu() == self.machine.this_cpu()
     }
 
     /// The current vCPU executed HLT.

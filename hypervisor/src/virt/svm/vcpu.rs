@@ -40,15 +40,21 @@ pub struct SvmVcpu {
     registers: run::GuestRegisters,
     fpu: Fpu,
     asid: Asid,
+    /// The identifier is not valid on the CPU that has this vCPU: the next entry takes a new one.
+    needs_asid: bool,
     /// Parts of the control block that the CPU may still hold; see [`clean`].
     clean: u64,
+    /// What those are right after an exit: all, or nothing on processors without clean bits.
+    all_clean: u64,
     /// CPU the block was last entered on.
     last_cpu: u16,
+    /// The host's own block on the CPU that has this vCPU.
+    host_block: u64,
     /// An NMI handler runs (an NMI was injected and no IRET seen).
     nmi_blocked: bool,
     /// The IRET of an NMI handler is about to run: blocked for one more entry.
     nmi_ending: bool,
-    /// Task priority as last told to the hardware.
+    /// Task priority class (bits 7:4 of TPR) as last told to the hardware.
     tpr: u8,
     /// Translations are to go at the next entry.
     flush: bool,
@@ -70,8 +76,11 @@ impl SvmVcpu {
             registers: run::GuestRegisters::default(),
             fpu: Fpu::default(),
             asid: Asid::NONE,
+            needs_asid: true,
             clean: 0,
+            all_clean: 0,
             last_cpu: u16::MAX,
+            host_block: 0,
             nmi_blocked: false,
             nmi_ending: false,
             tpr: 0,
@@ -153,33 +162,42 @@ impl SvmVcpu {
     }
 
     /// Gives the entry an address-space identifier, a new one where translations must go.
+    #[inline]
     fn place(&mut self, flush: bool) {
-        let flush = core::mem::take(&mut self.flush) || flush;
-        let cpu = this_cpu().id();
-        let control = &mut self.vmcb.control;
-        if self.last_cpu != cpu.0 {
-            self.last_cpu = cpu.0;
-            self.clean = 0;
+        self.vmcb.control.tlb_control = tlb_control::NONE;
+        if self.needs_asid || self.flush || flush {
+            self.drop_translations();
         }
-        control.tlb_control = tlb_control::NONE;
-        if !self.asid.is_valid_on(cpu) || (flush && !has(feature::FLUSH_BY_ASID)) {
-            let (asid, flush_all) = asid::allocate(cpu);
+    }
+
+    #[cold]
+    fn drop_translations(&mut self) {
+        self.flush = false;
+        let control = &mut self.vmcb.control;
+        if self.needs_asid || !has(feature::FLUSH_BY_ASID) {
+            let (asid, flush_all) = asid::allocate(this_cpu().id());
             self.asid = asid;
+            self.needs_asid = false;
             control.asid = asid.number;
             control.tlb_control = if flush_all { tlb_control::FLUSH_ALL } else { tlb_control::NONE };
             self.clean &= !clean::ASID;
-        } else if flush {
+        } else {
             control.tlb_control = tlb_control::FLUSH_ASID;
         }
     }
 
     /// Asks for an exit when the guest can next take an interrupt, or withdraws that.
+    #[inline]
     fn set_window(&mut self, wanted: bool) {
-        let control = &mut self.vmcb.control;
-        let open = control.intercept_misc1 & intercept::VINTR != 0;
-        if wanted == open {
-            return;
+        let open = self.vmcb.control.intercept_misc1 & intercept::VINTR != 0;
+        if wanted != open {
+            self.change_window(wanted);
         }
+    }
+
+    #[inline(never)]
+    fn change_window(&mut self, wanted: bool) {
+        let control = &mut self.vmcb.control;
         if wanted {
             control.vintr |= vintr::IRQ | vintr::IGNORE_TPR;
             control.intercept_misc1 |= intercept::VINTR;
@@ -191,16 +209,11 @@ impl SvmVcpu {
     }
 
     /// What an exit leaves behind that must be kept for the next entry.
+    #[inline]
     fn after_exit(&mut self) {
         self.nmi_ending = false;
         let control = &mut self.vmcb.control;
         control.event_injection = 0;
-        if control.exit_code == code::IRET {
-            control.intercept_misc1 &= !intercept::IRET;
-            self.clean &= !clean::INTERCEPTS;
-            self.nmi_blocked = false;
-            self.nmi_ending = true;
-        }
         let interrupted = control.exit_int_info;
         if interrupted & event::VALID != 0 {
             // An INT n is executed again from its own address; everything else is injected again.
@@ -209,7 +222,18 @@ impl SvmVcpu {
             }
             control.exit_int_info = 0;
         }
-        if control.exit_code == code::VINTR {
+    }
+
+    /// The guest can take what waited for it: an interrupt, or, after this instruction, an NMI.
+    #[inline(never)]
+    fn window_came(&mut self) {
+        let control = &mut self.vmcb.control;
+        if control.exit_code == code::IRET {
+            control.intercept_misc1 &= !intercept::IRET;
+            self.clean &= !clean::INTERCEPTS;
+            self.nmi_blocked = false;
+            self.nmi_ending = true;
+        } else {
             self.set_window(false);
         }
     }
@@ -226,13 +250,22 @@ impl VirtualCpu for SvmVcpu {
         self.registers.0 = [0; 16];
         self.registers.0[..8].copy_from_slice(&state.general);
         self.clean = 0;
-        self.asid = Asid::NONE;
+        self.needs_asid = true;
         self.nmi_blocked = false;
         self.nmi_ending = false;
         self.tpr = 0;
     }
 
     fn load(&mut self) {
+        let cpu = this_cpu().id();
+        if self.last_cpu != cpu.0 {
+            self.last_cpu = cpu.0;
+            self.clean = 0;
+        }
+        // Only entries of other vCPUs use up identifiers: while this one is here, a valid one stays valid.
+        self.needs_asid |= !self.asid.is_valid_on(cpu);
+        self.all_clean = if has(feature::CLEAN_BITS) { clean::ALL } else { 0 };
+        self.host_block = host_block();
         self.fpu.load();
     }
 
@@ -264,14 +297,32 @@ impl VirtualCpu for SvmVcpu {
     }
 
     #[inline]
+    fn prepare_interrupt(&mut self, vector: u8, flush_tlb: bool) {
+        self.place(flush_tlb);
+        let can = self.interruptibility();
+        let now = can.interrupts && !can.occupied;
+        if now {
+            self.vmcb.control.event_injection = event::VALID | event::TYPE_EXTERNAL | u64::from(vector);
+        }
+        self.set_window(!now);
+    }
+
+    #[inline]
     fn run(&mut self) -> VmExit {
-        self.vmcb.control.clean_bits = if has(feature::CLEAN_BITS) { self.clean } else { 0 };
-        // SAFETY: the control block is ours, complete (`start`), and in memory that stays; the host block of this CPU
-        // was filled by `enable_this_cpu`; SVM is on; the hypervisor runs with interrupts off.
-        unsafe { run::svm_run(self.vmcb_address, &raw mut self.registers, host_block()) };
-        self.clean = clean::ALL;
+        self.vmcb.control.clean_bits = self.clean;
+        // SAFETY: the control block is ours, complete (`start`), and in memory that stays; `host_block` is this CPU's
+        // (`load` ran here) and was filled by `enable_this_cpu`; SVM is on; the hypervisor runs with interrupts off.
+        unsafe { run::svm_run(self.vmcb_address, &raw mut self.registers, self.host_block) };
+        self.clean = self.all_clean;
         self.after_exit();
-        exit::translate(&self.vmcb.control)
+        if self.vmcb.control.exit_code == code::VMMCALL {
+            return VmExit::Hypercall;
+        }
+        let exit = exit::translate(&self.vmcb.control);
+        if exit == VmExit::Window {
+            self.window_came();
+        }
+        exit
     }
 
     fn general(&self, number: usize) -> u64 {
@@ -389,19 +440,21 @@ impl VirtualCpu for SvmVcpu {
         InstructionBytes { bytes: control.instruction_bytes, length: if usable { length } else { 0 } }
     }
 
+    #[inline]
     fn take_changed_tpr(&mut self) -> Option<u8> {
-        let now = ((self.vmcb.control.vintr & vintr::TPR_MASK) << 4) as u8;
-        (now != self.tpr & 0xf0).then(|| {
+        let now = (self.vmcb.control.vintr & vintr::TPR_MASK) as u8;
+        (now != self.tpr).then(|| {
             self.tpr = now;
-            now
+            now << 4
         })
     }
 
     fn set_tpr(&mut self, tpr: u8) {
-        if self.tpr != tpr {
-            self.tpr = tpr;
+        let class = tpr >> 4;
+        if self.tpr != class {
+            self.tpr = class;
             let control = &mut self.vmcb.control;
-            control.vintr = control.vintr & !vintr::TPR_MASK | u64::from(tpr >> 4);
+            control.vintr = control.vintr & !vintr::TPR_MASK | u64::from(class);
             self.clean &= !clean::TPR;
         }
     }

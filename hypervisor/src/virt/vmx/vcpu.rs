@@ -263,6 +263,17 @@ impl VirtualCpu for VmxVcpu {
         self.set_windows(false, false);
     }
 
+    #[inline]
+    fn prepare_interrupt(&mut self, vector: u8, flush_tlb: bool) {
+        self.place(flush_tlb);
+        let can = self.interruptibility();
+        let now = can.interrupts && !can.occupied;
+        if now {
+            Self::inject(INFO_VALID | u32::from(vector), 0);
+        }
+        self.set_windows(!now, false);
+    }
+
     fn run(&mut self) -> VmExit {
         loop {
             Self::follow_long_mode();

@@ -35,7 +35,15 @@ fn with_callback() -> (Hv, Arc<Domain<FakeMachine>>) {
 
 /// Plans the next entry.
 fn enter(hv: &Hv, vcpu: &VcpuRef<FakeMachine>, can: Interruptibility) -> EntryPlan {
-    hv.prepare_entry(vcpu, can)
+    let only_upcall = hv.only_upcall(vcpu.domain(), vcpu);
+    let plan = hv.prepare_entry(vcpu, can);
+    if let Some(vector) = only_upcall {
+        // What the machine does by itself then must be what the plan says.
+        let now = can.interrupts && !can.occupied;
+        let inject = now.then_some(Injection::External(vector));
+        assert_eq!(plan, EntryPlan { inject, interrupt_window: !now, ..Default::default() });
+    }
+    plan
 }
 
 fn set_upcall(hv: &Hv, domain: &Domain<FakeMachine>, pending: u8) {
