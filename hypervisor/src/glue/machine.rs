@@ -12,7 +12,7 @@ use shared_abi::xen::Mfn;
 
 use super::{Glue, GuestCpu, VcpuState, trace_ring};
 use crate::exit::msr::StoredMsrs;
-use crate::memory::phys_to_virt;
+use crate::memory::{clear, phys_to_virt};
 use crate::virt::any::{AnyFormat, AnyVcpu};
 use crate::virt::cell::VcpuCell;
 use crate::{apic, console, cpu, instr, time};
@@ -37,18 +37,6 @@ unsafe fn copy(from: *const u8, to: *mut u8, length: usize) {
     unsafe {
         asm!("rep movsq", "mov ecx, {tail:e}", "rep movsb", tail = in(reg) length % 8,
              inout("rcx") length / 8 => _, inout("rsi") from => _, inout("rdi") to => _,
-             options(nostack, preserves_flags));
-    }
-}
-
-/// Clears `length` bytes, a multiple of 8.
-///
-/// # Safety
-/// The range is mapped writable and nobody's.
-unsafe fn zero(to: *mut u8, length: usize) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        asm!("rep stosq", inout("rcx") length / 8 => _, inout("rdi") to => _, in("rax") 0,
              options(nostack, preserves_flags));
     }
 }
@@ -126,7 +114,7 @@ impl Machine for Glue {
 
     fn zero(&self, first: Mfn, order: u32) {
         // SAFETY: the frames are RAM in the direct map and belong to the core, which asks for it.
-        unsafe { zero(phys_to_virt(first.0 << 12), 4096 << order) };
+        unsafe { clear::frames(first.0 << 12, order) };
     }
 
     #[inline]

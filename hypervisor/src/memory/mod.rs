@@ -10,6 +10,8 @@ pub mod layout;
 pub mod ranges;
 
 #[cfg(target_os = "none")]
+pub mod clear;
+#[cfg(target_os = "none")]
 pub mod heap;
 #[cfg(target_os = "none")]
 mod machine;

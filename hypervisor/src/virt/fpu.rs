@@ -45,6 +45,15 @@ pub fn enable_this_cpu() {
     unsafe { asm!("mov {t}, cr4; or {t}, {e}; mov cr4, {t}", t = out(reg) _, e = in(reg) extra) };
     // SAFETY: clearing CR0.TS and CR0.EM lets FXSAVE and FXRSTOR run without a fault; nothing else depends on them.
     unsafe { asm!("mov {t}, cr0; and {t}, {m}; mov cr0, {t}", t = out(reg) _, m = in(reg) !0b1100u64) };
+    if HAS_XSAVE.load(Ordering::Relaxed) {
+        write_xcr0(supported_xcr0());
+    }
+}
+
+/// Whether AVX instructions may be executed here and now: XCR0 is what the vCPU that ran last has chosen.
+pub fn avx_is_on() -> bool {
+    const SSE_AND_AVX: u64 = 0b110;
+    supported_xcr0() & SSE_AND_AVX == SSE_AND_AVX && read_xcr0() & SSE_AND_AVX == SSE_AND_AVX
 }
 
 /// The components guests may be offered in XCR0.
