@@ -25,6 +25,8 @@ pub enum ExitReason {
     WriteMsr,
     /// XSETBV.
     SetXcr,
+    /// MOV to CR4.
+    WriteCr4,
     /// WBINVD, INVD.
     CacheControl,
     /// An instruction that is undefined here.
@@ -47,7 +49,7 @@ pub enum ExitReason {
 
 impl ExitReason {
     /// Every reason, in the order of the numbers.
-    pub const ALL: [ExitReason; 19] = [
+    pub const ALL: [ExitReason; 20] = [
         ExitReason::Interrupt,
         ExitReason::Nmi,
         ExitReason::Window,
@@ -58,6 +60,7 @@ impl ExitReason {
         ExitReason::ReadMsr,
         ExitReason::WriteMsr,
         ExitReason::SetXcr,
+        ExitReason::WriteCr4,
         ExitReason::CacheControl,
         ExitReason::Undefined,
         ExitReason::Forbidden,
@@ -85,6 +88,7 @@ impl ExitReason {
             Self::ReadMsr => "rdmsr",
             Self::WriteMsr => "wrmsr",
             Self::SetXcr => "xsetbv",
+            Self::WriteCr4 => "cr4",
             Self::CacheControl => "cache",
             Self::Undefined => "undefined",
             Self::Forbidden => "forbidden",

@@ -533,5 +533,5 @@ const _: () = {
     assert!(size_of::<Initialised>() == 16);
     assert!(size_of::<DomainBuild>() == 24);
     assert!(size_of::<VcpuStart>() == 8);
-    assert!(size_of::<DomainExits>() == 160);
+    assert!(size_of::<DomainExits>() == 168);
 };

@@ -219,7 +219,7 @@ fn a_stream_is_found_after_noise() {
         bytes.extend_from_slice(&whole);
         let start = find_start(&bytes).expect("there is a start");
         assert_eq!(start, length);
-        assert_eq!(exhaust(&bytes[start..]), 11);
+        assert_eq!(exhaust(&bytes[start..]), 15);
     }
     assert_eq!(find_start(&whole[1..]), None);
     assert_eq!(find_start(&MAGIC), None);

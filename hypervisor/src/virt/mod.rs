@@ -155,6 +155,7 @@ impl VmExit {
             Self::ReadMsr => ExitReason::ReadMsr,
             Self::WriteMsr => ExitReason::WriteMsr,
             Self::SetXcr => ExitReason::SetXcr,
+            Self::WriteCr4 => ExitReason::WriteCr4,
             Self::CacheControl => ExitReason::CacheControl,
             Self::Undefined => ExitReason::Undefined,
             Self::Forbidden => ExitReason::Forbidden,
