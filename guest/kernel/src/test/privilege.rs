@@ -71,7 +71,8 @@ fn other_domains() -> Outcome {
         check!(refused(answer) || answer == Ok(0), "memory_op {operation} of another: {answer:?}");
     }
     let claim = with(MEMORY_OP, memory::CLAIM_PAGES, &mut reservation);
-    check!(refused(claim), "a claim for another: {claim:?}");
+    // Xen answers -EINVAL here for a domain that does not exist.
+    check!(refused(claim) || claim == Err(Errno::EINVAL), "a claim for another: {claim:?}");
     let remove =
         with(MEMORY_OP, memory::REMOVE_FROM_PHYSMAP, &mut RemoveFromPhysmap { domid, pad: [0; 3], gpfn: Gfn(5) });
     check!(refused(remove), "a page of another's removed: {remove:?}");
