@@ -37,7 +37,7 @@ pub struct Model {
     /// Domains that were built and began to run, in that order.
     pub creations: Vec<Creation>,
     /// Domains that are being built, by id: since when, and with what.
-    building: BTreeMap<u16, (u64, DomainBuild)>,
+    pub building: BTreeMap<u16, (u64, DomainBuild)>,
     /// Records the machine had to drop.
     pub lost: u64,
     /// Records of kinds this tool does not know.
