@@ -59,11 +59,14 @@ pub fn judge(test: &Test, session: &Session) -> Outcome {
         // The only one who interrupts is the runner, when it has seen what it waited for.
         SessionEnd::Interrupted if test.stop.is_some() => {}
         SessionEnd::Interrupted => return Outcome::Error("interrupted".into()),
-        SessionEnd::Machine(MachineEnd::Failed(code)) => {
-            return Outcome::Error(format!("QEMU failed (exit code {code:?}); see qemu.log"));
+        SessionEnd::Machine(end @ MachineEnd::Failed(_)) => {
+            return Outcome::Error(format!("{end}; see qemu.log"));
         }
         SessionEnd::Machine(MachineEnd::Off) => {
-            return Outcome::Crash("the machine was reset or powered off without a status".into());
+            return Outcome::Crash("the machine powered off without a status".into());
+        }
+        SessionEnd::Machine(MachineEnd::Reset) => {
+            return Outcome::Crash("the machine was reset".into());
         }
         SessionEnd::Machine(MachineEnd::Status(Status::PANIC)) if expected != Status::PANIC => {
             return Outcome::Crash("the hypervisor panicked".into());

@@ -145,8 +145,12 @@ impl Machine {
             .stdout(messages.try_clone()?)
             .stderr(messages)
             .spawn()?;
-        let control = child.stdin.take();
-        Ok(Running { child, control, keyboard })
+        let mut control = child.stdin.take();
+        if let Some(control) = &mut control {
+            // From then on QEMU writes its events among its messages, the reason of the machine's end too.
+            control.write_all(b"{\"execute\":\"qmp_capabilities\"}\n")?;
+        }
+        Ok(Running { child, control, keyboard, messages: self.messages.clone() })
     }
 }
 
@@ -204,6 +208,8 @@ pub struct Running {
     /// QEMU's machine protocol, to ask it to quit.
     control: Option<ChildStdin>,
     keyboard: Option<Keyboard>,
+    /// Where QEMU's messages and events are.
+    messages: PathBuf,
 }
 
 impl Running {
@@ -221,13 +227,15 @@ impl Running {
     /// # Errors
     /// The system's.
     pub fn poll(&mut self) -> io::Result<Option<MachineEnd>> {
-        Ok(self.child.try_wait()?.map(MachineEnd::of))
+        let Some(status) = self.child.try_wait()? else { return Ok(None) };
+        // The messages only tell ends with the same status apart; without them it is the commonest one.
+        Ok(Some(MachineEnd::of(status, &fs::read_to_string(&self.messages).unwrap_or_default())))
     }
 
     /// Ends the machine now and waits for it: asks QEMU to quit, and kills it if it does not.
     pub fn stop(&mut self) {
         if let Some(mut control) = self.control.take()
-            && control.write_all(b"{\"execute\":\"qmp_capabilities\"}\n{\"execute\":\"quit\"}\n").is_ok()
+            && control.write_all(b"{\"execute\":\"quit\"}\n").is_ok()
         {
             let deadline = Instant::now() + QUIT_TIME;
             while Instant::now() < deadline && matches!(self.child.try_wait(), Ok(None)) {
@@ -251,15 +259,20 @@ impl Drop for Running {
 pub enum MachineEnd {
     /// The hypervisor wrote a status to the debug port.
     Status(Status),
-    /// The machine powered itself off or was reset; without a debug port also the good end.
+    /// The machine powered itself off; without a debug port also the good end.
     Off,
+    /// The machine was reset, by a triple fault perhaps.
+    Reset,
     /// QEMU itself failed, with this exit code if it had one.
     Failed(Option<i32>),
 }
 
 impl MachineEnd {
-    fn of(status: ExitStatus) -> Self {
+    /// What QEMU's exit status and its messages (with the events of its machine protocol) tell.
+    fn of(status: ExitStatus, messages: &str) -> Self {
         match status.code() {
+            Some(0) if messages.contains("\"reason\": \"host-signal\"") => Self::Failed(None),
+            Some(0) if messages.contains("\"reason\": \"guest-reset\"") => Self::Reset,
             Some(0) => Self::Off,
             // isa-debug-exit ends QEMU with (value << 1) | 1; QEMU's own failures are 1.
             Some(code) if code & 1 == 1 && code > 1 => Self::Status(Status((code >> 1) as u8)),
@@ -272,7 +285,8 @@ impl std::fmt::Display for MachineEnd {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Status(status) => write!(f, "{status}"),
-            Self::Off => f.write_str("the machine powered off or was reset"),
+            Self::Off => f.write_str("the machine powered off"),
+            Self::Reset => f.write_str("the machine was reset"),
             Self::Failed(Some(code)) => write!(f, "QEMU failed with exit code {code}"),
             Self::Failed(None) => f.write_str("QEMU was ended by a signal"),
         }
@@ -313,14 +327,27 @@ mod tests {
 
     #[test]
     fn the_end_is_understood() {
-        let of = |code: i32| MachineEnd::of(ExitStatus::from_raw(code << 8));
+        let with = |messages: &str| MachineEnd::of(ExitStatus::from_raw(0), messages);
+        assert_eq!(
+            with(r#"{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-reset"}}"#),
+            MachineEnd::Reset
+        );
+        assert_eq!(
+            with(r#"{"event": "SHUTDOWN", "data": {"guest": false, "reason": "host-signal"}}"#),
+            MachineEnd::Failed(None)
+        );
+        assert_eq!(
+            with(r#"{"event": "SHUTDOWN", "data": {"guest": true, "reason": "guest-shutdown"}}"#),
+            MachineEnd::Off
+        );
+        let of = |code: i32| MachineEnd::of(ExitStatus::from_raw(code << 8), "");
         assert_eq!(of(0), MachineEnd::Off);
         assert_eq!(of(1), MachineEnd::Failed(Some(1)));
         assert_eq!(of(33), MachineEnd::Status(Status::OK));
         assert_eq!(of(35), MachineEnd::Status(Status::DOMAIN_CRASHED));
         assert_eq!(of(37), MachineEnd::Status(Status::PANIC));
         assert_eq!(of(39), MachineEnd::Status(Status::CANNOT_START));
-        assert_eq!(MachineEnd::of(ExitStatus::from_raw(9)), MachineEnd::Failed(None));
+        assert_eq!(MachineEnd::of(ExitStatus::from_raw(9), ""), MachineEnd::Failed(None));
     }
 
     #[test]
