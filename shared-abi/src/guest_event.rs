@@ -31,6 +31,10 @@ pub trait GuestEvent: FromBytes + IntoBytes + Immutable + KnownLayout + Copy {
 pub const BALLOON_STATUS: u16 = 0x001;
 /// Number of [`Workload`].
 pub const WORKLOAD: u16 = 0x002;
+/// Number of [`SelfballoonStep`].
+pub const SELFBALLOON_STEP: u16 = 0x003;
+/// Number of [`ReclaimStatus`].
+pub const RECLAIM_STATUS: u16 = 0x004;
 /// Number of [`BenchResult`].
 pub const BENCH_RESULT: u16 = 0x010;
 /// Number of [`TestResult`].
@@ -85,6 +89,48 @@ pub struct Workload {
     pub verified_pages: u32,
 }
 
+/// A step of a selfballoon, with what it came from. Pages.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct SelfballoonStep {
+    /// What the guest should have.
+    pub goal: u32,
+    /// What it has.
+    pub current: u32,
+    /// What its balloon is to aim at now.
+    pub target: u32,
+    /// What it has promised its programs.
+    pub committed: u32,
+    /// The least that it can live with.
+    pub floor: u32,
+    /// Pages that frontswap has in transcendent memory.
+    pub frontswap: u32,
+    /// Why: 0 off, 1 at goal, 2 down, 3 up, 4 floor, 5 most, 6 relief.
+    pub why: u16,
+    /// Intervals until frontswap shrinks.
+    pub waiting: u16,
+}
+
+/// What a guest's reclaim and its workload have done, ever. Pages.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct ReclaimStatus {
+    /// Accesses of the workload that are done.
+    pub accesses: u32,
+    /// Pages of files read from the disk.
+    pub file_reads: u32,
+    /// Swapped pages read from the disk.
+    pub swap_reads: u32,
+    /// Pages written to the disk, of files and swapped.
+    pub writes: u32,
+    /// Pages of files that cleancache gave back.
+    pub cleancache_gets: u32,
+    /// Swapped pages that frontswap gave back.
+    pub frontswap_loads: u32,
+    /// Pages whose contents were found right.
+    pub verified: u32,
+}
+
 /// [`BenchResult::unit`]: instructions or TSC cycles.
 pub const UNIT_CYCLES: u16 = 0;
 /// [`BenchResult::unit`]: a count.
@@ -135,6 +181,14 @@ impl GuestEvent for Workload {
     const EVENT: u16 = WORKLOAD;
 }
 
+impl GuestEvent for SelfballoonStep {
+    const EVENT: u16 = SELFBALLOON_STEP;
+}
+
+impl GuestEvent for ReclaimStatus {
+    const EVENT: u16 = RECLAIM_STATUS;
+}
+
 impl GuestEvent for BenchResult {
     const EVENT: u16 = BENCH_RESULT;
 }
@@ -146,6 +200,8 @@ impl GuestEvent for TestResult {
 const _: () = {
     assert!(size_of::<BalloonStatus>() == XENTRACE_EXTRA_BYTES);
     assert!(size_of::<Workload>() == 16);
+    assert!(size_of::<SelfballoonStep>() == XENTRACE_EXTRA_BYTES);
+    assert!(size_of::<ReclaimStatus>() == XENTRACE_EXTRA_BYTES);
     assert!(size_of::<BenchResult>() == 20);
     assert!(size_of::<TestResult>() == 4);
 };

@@ -29,6 +29,7 @@ pub mod sched;
 pub mod shared;
 pub mod sysctl;
 pub mod timer;
+pub mod tmem;
 pub mod vcpu;
 pub mod version;
 

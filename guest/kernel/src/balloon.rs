@@ -15,13 +15,15 @@ use shared_abi::guest_event::BalloonStatus;
 use spin::Mutex;
 
 /// Free pages the balloon leaves to the kernel.
-const RESERVE: u64 = 128;
+pub const RESERVE: u64 = 128;
 
 static BALLOON: Mutex<Option<Balloon<'static>>> = Mutex::new(None);
 /// What the domain wants, and what it may have at most: the target is the lower one, once one of them is set.
 static WANTED: AtomicU64 = AtomicU64::new(u64::MAX);
 static LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);
 static THREAD: AtomicU64 = AtomicU64::new(0);
+/// Pages in use that could be free at once: clean pages of files.
+static RECLAIMABLE: AtomicU64 = AtomicU64::new(0);
 /// Why the latest attempt fell short, for reports made after a new target and before its first attempt; 0: it did not.
 static REASON: AtomicU16 = AtomicU16::new(0);
 
@@ -159,6 +161,27 @@ pub fn set_limit(pages: u64) -> u64 {
 /// Pages that the domain wants, when something in it has said so.
 pub fn wish() -> Option<u64> {
     Some(WANTED.load(Ordering::SeqCst)).filter(|pages| *pages != u64::MAX)
+}
+
+/// Sets the least that the domain can live with: no target goes below.
+pub fn set_floor(pages: u64) {
+    with(|balloon| balloon.set_floor(pages));
+}
+
+/// Memory has become free: a wait is over.
+pub fn retry() {
+    with(|balloon| balloon.retry_now());
+    wake();
+}
+
+/// Says how many pages in use could be free at once.
+pub fn set_reclaimable(pages: u64) {
+    RECLAIMABLE.store(pages, Ordering::Relaxed);
+}
+
+/// Pages in use that could be free at once.
+pub fn reclaimable() -> u64 {
+    RECLAIMABLE.load(Ordering::Relaxed)
 }
 
 fn apply() -> u64 {

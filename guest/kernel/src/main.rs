@@ -28,6 +28,8 @@ mod paging;
 mod panic;
 mod percpu;
 mod program;
+mod reclaim;
+mod selfballoon;
 mod smp;
 mod start_info;
 mod test;

@@ -5,6 +5,7 @@ mod follow;
 mod held;
 mod hello;
 mod hostile;
+mod reclaim;
 mod tide;
 
 use alloc::string::String;
@@ -18,6 +19,7 @@ const WORKLOADS: &[(&str, Run)] = &[
     ("control", crate::control::run),
     ("tide", tide::run),
     ("follow", follow::run),
+    ("reclaim", reclaim::run),
     ("spin", ending::spin),
     ("tripleflt", ending::triple_fault),
     ("flood-console", ending::flood_console),

@@ -119,7 +119,8 @@ pub fn follow_target(client: &'static Client) -> Result<(), Error> {
     let mut reported = [None; 3];
     loop {
         // Only a workload that says what it wants has something new to say by itself.
-        let deadline = if balloon::wish().is_some() { clock::now() + period } else { u64::MAX };
+        let deadline =
+            if balloon::wish().is_some() || balloon::reclaimable() > 0 { clock::now() + period } else { u64::MAX };
         if watch.next(deadline).is_some() {
             match store.read_number("memory/target") {
                 Ok(kib) => drop(balloon::set_limit(target.pages(kib))),
@@ -134,7 +135,7 @@ pub fn follow_target(client: &'static Client) -> Result<(), Error> {
 
 /// Writes those of the figures that changed since they were reported.
 fn report(client: &Client, target: &Target, reported: &mut [Option<u64>; 3]) -> Result<(), Error> {
-    let free = page::free_pages();
+    let free = page::free_pages() + balloon::reclaimable();
     let used = balloon::stats().current.saturating_sub(free);
     let figures = [
         ("committed", Some(target.kib(used))),
