@@ -21,10 +21,13 @@ use alloc::vec::Vec;
 use ebb_xenstore::ring::Fault;
 use ebb_xenstore::{Quotas, Server};
 use shared_abi::domctl::{GetDomainInfo, InfoFlags};
-use shared_abi::xen::DomId;
+use shared_abi::xen::{DomId, DomainHandle};
 
 /// Without any domain to serve since the start, the machine ends after this time, ns: domains may still be being built.
 const PATIENCE: u64 = 2_000_000_000;
+
+/// A domain that reboots is built anew within this time after its end, ns: until then it is not the last one's end.
+const REBUILDING: u64 = 10_000_000_000;
 
 /// What the holder of a [`Control`] does next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +63,8 @@ pub struct Control<M: Machine> {
     policy_due: u64,
     /// When all domains of the boot configuration should have been seen, ns.
     patience: u64,
+    /// The domains that rebooted and are not back yet, and until when they may come back, ns.
+    awaited: Vec<(DomainHandle, u64)>,
     /// The script's names were compared with the domains'.
     names_checked: bool,
     /// The list of domains must be looked at although no event said so.
@@ -97,6 +102,7 @@ impl<M: Machine> Control<M> {
                 now.saturating_add(options.interval)
             },
             patience: now.saturating_add(PATIENCE),
+            awaited: Vec::new(),
             names_checked: script.waiting().is_empty(),
             script,
             look: true,
@@ -145,7 +151,8 @@ impl<M: Machine> Control<M> {
             due = due.min(time);
         }
         if self.domains.is_empty() && !self.options.stay {
-            due = due.min(self.patience);
+            let awaited = self.awaited.iter().map(|&(_, until)| until).max();
+            due = due.min(awaited.unwrap_or(0).max(self.patience));
         }
         Next::Wait(due)
     }
@@ -153,8 +160,9 @@ impl<M: Machine> Control<M> {
     /// Whether there is nobody to serve any more.
     fn is_over(&self) -> bool {
         let served = self.domains.values().any(|record| record.phase != Phase::Foreign);
-        let began = !self.first_started.is_empty() || self.machine.now() >= self.patience;
-        !self.options.stay && !served && began
+        let now = self.machine.now();
+        let began = !self.first_started.is_empty() || now >= self.patience;
+        !self.options.stay && !served && began && self.awaited.iter().all(|&(_, until)| now >= until)
     }
 
     /// Compares the list of domains with what is known.
@@ -171,7 +179,11 @@ impl<M: Machine> Control<M> {
             self.domains.keys().copied().filter(|id| !list.iter().any(|info| info.domain == *id)).collect();
         for id in gone {
             self.end_domain(id, "is gone");
-            self.domains.remove(&id);
+            if let Some(record) = self.domains.remove(&id)
+                && domain::reboots(&record.info)
+            {
+                self.awaited.push((record.info.handle, self.machine.now().saturating_add(REBUILDING)));
+            }
         }
         for info in &list {
             if info.domain != self.own {
@@ -206,6 +218,7 @@ impl<M: Machine> Control<M> {
     fn begin_domain(&mut self, info: &GetDomainInfo) {
         let mut record = Record::new(info, Phase::Running);
         let id = record.id;
+        self.awaited.retain(|(handle, _)| *handle != info.handle);
         record.weight = self.machine.weight(id).unwrap_or(record.weight);
         if let Err(why) = self.connect(info, &mut record) {
             self.say(&format!("domain {id} ({}) cannot be prepared and is destroyed: {why}", record.name, id = id.0));

@@ -51,6 +51,12 @@ pub fn end_reason(info: &GetDomainInfo) -> &'static str {
     }
 }
 
+/// Whether it ended to be started anew.
+pub fn reboots(info: &GetDomainInfo) -> bool {
+    flags(info).contains(InfoFlags::SHUTDOWN)
+        && info.flags >> INFO_SHUTDOWN_SHIFT & INFO_SHUTDOWN_MASK == shared_abi::sched::SHUTDOWN_REBOOT
+}
+
 /// A step of the preparation that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Failure {

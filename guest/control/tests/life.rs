@@ -140,3 +140,20 @@ fn whatever_fails_the_domain_goes_and_nothing_stays() {
     }
     assert!(calls >= 14);
 }
+
+#[test]
+fn the_end_of_a_reboot_is_not_the_last_ones_end() {
+    let mut bench = Bench::new("", "");
+    bench.built(1, "one", 16);
+    bench.settle();
+    bench.shut_down(1, SHUTDOWN_REBOOT);
+    bench.settle();
+    bench.gone(1);
+    assert!(matches!(bench.settle(), Next::Wait(until) if until < u64::MAX), "it comes back, or not");
+    bench.built(2, "one", 16);
+    bench.settle();
+    bench.shut_down(2, SHUTDOWN_POWEROFF);
+    bench.settle();
+    bench.gone(2);
+    assert_eq!(bench.settle(), Next::End);
+}

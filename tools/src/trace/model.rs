@@ -213,7 +213,9 @@ impl Model {
     fn domain_sample(&mut self, time_ns: u64, sample: &DomainSample) {
         let domain = self.domains.entry(sample.domid.0).or_default();
         domain.name = trace_stream::name_text(&sample.name).to_owned();
-        domain.sample = *sample;
+        // One that is being taken apart has no vCPUs any more; what it had is what is worth showing.
+        let vcpus = domain.sample.vcpus.max(sample.vcpus);
+        domain.sample = DomainSample { vcpus, ..*sample };
         if sample.state != trace_stream::STATE_BUILDING && sample.state != trace_stream::STATE_DYING {
             domain.least = Some(domain.least.map_or(sample.current, |least| least.min(sample.current)));
         }

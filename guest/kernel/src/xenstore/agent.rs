@@ -113,7 +113,9 @@ fn follow_orders(client: &'static Client) -> Result<(), Error> {
 /// Has the balloon follow `memory/target`, and reports what the domain needs. For ever.
 pub fn follow_target(client: &'static Client) -> Result<(), Error> {
     let store = client.store();
-    let target = Target::new(store.read_number("memory/static-max").ok(), balloon::stats().current);
+    // What the balloon began with: a workload may have moved it by now.
+    let booted = page::layout().ram.iter().map(|range| range.len()).sum();
+    let target = Target::new(store.read_number("memory/static-max").ok(), booted);
     let period = start_info::args().number("report", 500).unwrap_or(500).max(10) * MS;
     let watch = client.watch("memory/target")?;
     let mut reported = [None; 3];
