@@ -26,7 +26,8 @@ use shared_abi::xen::{DomId, DomainHandle};
 /// Without any domain to serve since the start, the machine ends after this time, ns: domains may still be being built.
 const PATIENCE: u64 = 2_000_000_000;
 
-/// A domain that reboots is built anew within this time after its end, ns: until then it is not the last one's end.
+/// A domain that reboots (or may have: its end was not seen) is built anew within this time after its end, ns: until
+/// then it is not the last one's end.
 const REBUILDING: u64 = 10_000_000_000;
 
 /// What the holder of a [`Control`] does next.
@@ -150,19 +151,23 @@ impl<M: Machine> Control<M> {
         if let Wish::At(time) = consoles {
             due = due.min(time);
         }
-        if self.domains.is_empty() && !self.options.stay {
+        if !self.serves() && !self.options.stay {
             let awaited = self.awaited.iter().map(|&(_, until)| until).max();
             due = due.min(awaited.unwrap_or(0).max(self.patience));
         }
         Next::Wait(due)
     }
 
+    /// Whether there is a domain of ours.
+    fn serves(&self) -> bool {
+        self.domains.values().any(|record| record.phase != Phase::Foreign)
+    }
+
     /// Whether there is nobody to serve any more.
     fn is_over(&self) -> bool {
-        let served = self.domains.values().any(|record| record.phase != Phase::Foreign);
         let now = self.machine.now();
         let began = !self.first_started.is_empty() || now >= self.patience;
-        !self.options.stay && !served && began && self.awaited.iter().all(|&(_, until)| now >= until)
+        !self.options.stay && !self.serves() && began && self.awaited.iter().all(|&(_, until)| now >= until)
     }
 
     /// Compares the list of domains with what is known.
@@ -180,7 +185,8 @@ impl<M: Machine> Control<M> {
         for id in gone {
             self.end_domain(id, "is gone");
             if let Some(record) = self.domains.remove(&id)
-                && domain::reboots(&record.info)
+                && record.phase != Phase::Foreign
+                && domain::may_come_back(&record.info)
             {
                 self.awaited.push((record.info.handle, self.machine.now().saturating_add(REBUILDING)));
             }

@@ -51,10 +51,13 @@ pub fn end_reason(info: &GetDomainInfo) -> &'static str {
     }
 }
 
-/// Whether it ended to be started anew.
-pub fn reboots(info: &GetDomainInfo) -> bool {
-    flags(info).contains(InfoFlags::SHUTDOWN)
-        && info.flags >> INFO_SHUTDOWN_SHIFT & INFO_SHUTDOWN_MASK == shared_abi::sched::SHUTDOWN_REBOOT
+/// Whether it is started anew, by the last that was seen of it: its end may have come and gone between two looks.
+pub fn may_come_back(info: &GetDomainInfo) -> bool {
+    let flags = flags(info);
+    if flags.contains(InfoFlags::SHUTDOWN) {
+        return info.flags >> INFO_SHUTDOWN_SHIFT & INFO_SHUTDOWN_MASK == shared_abi::sched::SHUTDOWN_REBOOT;
+    }
+    !flags.contains(InfoFlags::DYING)
 }
 
 /// A step of the preparation that failed.
