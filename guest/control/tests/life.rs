@@ -113,6 +113,8 @@ fn domains_that_run_already_are_left_alone() {
     bench.settle();
     assert!(!bench.world.borrow().calls.iter().any(|call| call.split(' ').nth(1) == Some("1")));
     assert_eq!(bench.node("/local/domain/1/name"), None);
+    bench.shut_down(2, SHUTDOWN_POWEROFF);
+    bench.settle();
     bench.gone(2);
     assert_eq!(bench.settle(), Next::End, "only privileged domains remain");
 }
