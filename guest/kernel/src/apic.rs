@@ -3,7 +3,8 @@
 
 use crate::{cpu, fixup, paging, start_info};
 use core::arch::x86_64::__cpuid;
-use core::sync::atomic::{AtomicBool, Ordering};
+use core::sync::atomic::{AtomicBool, Ordering, compiler_fence};
+use ebb_ordered_io::{Bus, Device, Flushed, ReadOnly, ReadWrite, Register, WriteOnly};
 use shared_abi::xen::PAGE_SIZE;
 
 const MSR_APIC_BASE: u32 = 0x1B;
@@ -92,14 +93,45 @@ pub fn init_cpu() -> Result<(), &'static str> {
     Ok(())
 }
 
+/// The page of the registers. An access is 32 bits wide, and only to the calling vCPU's local APIC.
+#[derive(Debug)]
+struct Page;
+
+impl Bus<u32> for Page {
+    fn load(&self, offset: usize) -> u32 {
+        // SAFETY: mapped by `choose`.
+        unsafe { core::ptr::with_exposed_provenance::<u32>(PAGE as usize + offset).read_volatile() }
+    }
+
+    fn store(&self, offset: usize, value: u32) {
+        let place = core::ptr::with_exposed_provenance_mut::<u32>(PAGE as usize + offset);
+        // SAFETY: mapped by `choose`.
+        unsafe { place.write_volatile(value) };
+    }
+
+    fn barrier(&self) {
+        // The page is uncached: the processor keeps the order, the compiler has to.
+        compiler_fence(Ordering::SeqCst);
+    }
+}
+
+/// The place of a register in the page.
+const fn at<A>(register: u32) -> Register<u32, A> {
+    Register::at(register as usize * 16)
+}
+
+/// The local APIC behind its page. Its identification is safe to read.
+const fn page() -> Device<Page> {
+    Device::new(Page, at(register::ID))
+}
+
 /// Reads a register.
 pub fn read(register: u32) -> u32 {
     if is_x2apic() {
         // SAFETY: reading the registers named in this module has no effect.
         return unsafe { cpu::rdmsr(MSR_X2APIC + register) } as u32;
     }
-    // SAFETY: mapped by `choose`.
-    unsafe { core::ptr::with_exposed_provenance::<u32>((PAGE + u64::from(register) * 16) as usize).read_volatile() }
+    page().read_relaxed(at::<ReadOnly>(register))
 }
 
 /// Writes a register.
@@ -109,9 +141,7 @@ pub fn write(register: u32, value: u32) {
         unsafe { cpu::wrmsr(MSR_X2APIC + register, value.into()) };
         return;
     }
-    let place = core::ptr::with_exposed_provenance_mut::<u32>((PAGE + u64::from(register) * 16) as usize);
-    // SAFETY: mapped by `choose`.
-    unsafe { place.write_volatile(value) };
+    page().write_relaxed(at::<WriteOnly>(register), value);
 }
 
 /// Ends the interrupt in service.
@@ -132,14 +162,23 @@ pub fn send(destination: u32, command: u32) {
         // SAFETY: what the other vCPU does with it is what the caller wants.
         unsafe { cpu::wrmsr(MSR_X2APIC + register::ICR, u64::from(destination) << 32 | u64::from(command)) };
     } else {
-        write(register::ICR_HIGH, destination << 24);
-        write(register::ICR, command);
-        while read(register::ICR) & ICR_BUSY != 0 {
-            core::hint::spin_loop();
-        }
+        send_by_page(&mut page(), destination, command);
     }
     if interrupts {
         cpu::interrupts_on();
+    }
+}
+
+/// The command has two halves, and must have arrived before interrupts are on again: what a handler sends would mix with
+/// it otherwise.
+fn send_by_page(page: &mut Device<Page>, destination: u32, command: u32) {
+    const COMMAND: Register<u32, ReadWrite> = at(register::ICR);
+    let page = Flushed::new(page);
+    page.write_relaxed(at::<WriteOnly>(register::ICR_HIGH), destination << 24);
+    // Ordered: what the receiver shall find in memory is there before.
+    page.write(COMMAND, command);
+    while page.read(COMMAND) & ICR_BUSY != 0 {
+        core::hint::spin_loop();
     }
 }
 

@@ -1,9 +1,10 @@
 //! The balloon of this kernel: the balloon crate over the page allocator and the hypercalls, stepped by a thread.
 //!
 //! All RAM of the memory map is the balloon's to move, and the address space up to the domain's maximum starts absent.
-//! The state is locked by a plain spin lock: threads only, and none sleeps with it.
+//! The state is locked by a mutex: its holder makes hypercalls that take long, and who waits lets others run.
 #![allow(unsafe_code)] // Giving pages away.
 
+use crate::mutex::{self, Mutex};
 use crate::thread::{self, ThreadId};
 use crate::{clock, page, start_info, trace};
 use alloc::vec;
@@ -12,12 +13,11 @@ use ebb_balloon::{Backing, Balloon, Batch, Extent, Host, Next, Outcome, PageSour
 use ebb_guest_hypercall::{Errno, Gfn, memory};
 use ebb_guest_logic::frames::BLOCK_PAGES;
 use shared_abi::guest_event::BalloonStatus;
-use spin::Mutex;
 
 /// Free pages the balloon leaves to the kernel.
 pub const RESERVE: u64 = 128;
 
-static BALLOON: Mutex<Option<Balloon<'static>>> = Mutex::new(None);
+static BALLOON: Mutex<Option<Balloon<'static>>> = mutex::new("balloon", None);
 /// What the domain wants, and what it may have at most: the target is the lower one, once one of them is set.
 static WANTED: AtomicU64 = AtomicU64::new(u64::MAX);
 static LIMIT: AtomicU64 = AtomicU64::new(u64::MAX);

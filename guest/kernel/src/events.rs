@@ -5,6 +5,7 @@
 //! domain-wide callback vector.
 #![allow(unsafe_code)] // Registering shared pages.
 
+use crate::lock::IrqLock;
 use crate::percpu::{self, MAX_CPUS};
 use crate::thread::{self, ThreadId};
 use crate::{apic, clock, cpu, interrupt, page, start_info, timer, xen};
@@ -17,6 +18,7 @@ use ebb_guest_hypercall::evtchn::fifo::Fifo;
 use ebb_guest_hypercall::evtchn::two_level::TwoLevel;
 use ebb_guest_hypercall::shared::{self, ControlBlock, VcpuInfo};
 use ebb_guest_hypercall::{Errno, Gfn, Port, VcpuId, Virq, event_channel, hvm, vcpu};
+use ebb_kref::Kref;
 use shared_abi::hvm::params::{CALLBACK_IRQ, CallbackVia};
 use shared_abi::xen::PAGE_SIZE;
 use spin::{Mutex, Once};
@@ -45,13 +47,26 @@ static BY_APIC: AtomicBool = AtomicBool::new(false);
 const KIND_TIMER: u64 = 1;
 const KIND_KICK: u64 = 2;
 const KIND_SIGNAL: u64 = 3;
+const KIND_CALL: u64 = 4;
+
+/// What the handler of a port of [`KIND_CALL`] calls.
+static CALL: IrqLock<Option<fn()>> = IrqLock::new(None);
 
 struct Signal {
     used: AtomicBool,
+    /// The [`EventPort`], and every upcall that is about to count an event: the place is used anew after the last.
+    refs: Kref,
     count: AtomicU64,
     vcpu: AtomicU32,
     sequence: AtomicU64,
     waiter: AtomicU64,
+}
+
+impl Signal {
+    fn put(&self) {
+        let released = self.refs.put_with(|| self.used.store(false, Ordering::SeqCst));
+        assert!(released.is_ok(), "a signal was given back twice");
+    }
 }
 
 /// Counts all events that are counted, so that their order can be told.
@@ -60,6 +75,7 @@ static SEQUENCE: AtomicU64 = AtomicU64::new(0);
 static SIGNALS: [Signal; MAX_SIGNALS] = [const {
     Signal {
         used: AtomicBool::new(false),
+        refs: Kref::with(AtomicU32::new(0)),
         count: AtomicU64::new(0),
         vcpu: AtomicU32::new(0),
         sequence: AtomicU64::new(0),
@@ -212,6 +228,10 @@ fn dispatch(id: usize, port: Port) {
         KIND_TIMER => timer::expired(),
         KIND_SIGNAL => {
             let signal = &SIGNALS[(token.get() >> 8) as usize];
+            // Looked up without a lock: the port may have been closed by another vCPU meanwhile.
+            if !signal.refs.get_unless_zero() {
+                return;
+            }
             signal.vcpu.store(id as u32, Ordering::Relaxed);
             let sequence = SEQUENCE.fetch_add(1, Ordering::SeqCst);
             signal.sequence.store(sequence, Ordering::SeqCst);
@@ -219,6 +239,11 @@ fn dispatch(id: usize, port: Port) {
             if let Some(waiter) = ThreadId::from_bits(signal.waiter.load(Ordering::SeqCst)) {
                 thread::unpark(waiter);
             }
+            signal.put();
+        }
+        KIND_CALL => {
+            let call = *CALL.lock();
+            call.into_iter().for_each(|call| call());
         }
         // A kick ends the sleep by having come.
         _ => {}
@@ -252,10 +277,11 @@ impl EventPort {
             .ok_or("too many ports are waited on")?;
         SIGNALS[signal].count.store(0, Ordering::SeqCst);
         SIGNALS[signal].waiter.store(0, Ordering::SeqCst);
+        assert!(SIGNALS[signal].refs.init(), "an unused signal has references");
         match adopt(port, (signal as u64) << 8 | KIND_SIGNAL) {
             Ok(()) => Ok(Self { port, signal }),
             Err(why) => {
-                SIGNALS[signal].used.store(false, Ordering::SeqCst);
+                SIGNALS[signal].put();
                 Err(why)
             }
         }
@@ -299,11 +325,18 @@ impl EventPort {
     }
 }
 
+/// From now on an event of `port` calls a function in its handler, and is not counted.
+pub fn call_at(port: &EventPort, call: fn()) {
+    *CALL.lock() = Some(call);
+    BINDINGS.unbind(port.port);
+    BINDINGS.bind(port.port, const { NonZeroU64::new(KIND_CALL).unwrap() });
+}
+
 impl Drop for EventPort {
     fn drop(&mut self) {
         BINDINGS.unbind(self.port);
         // It may have been closed by a test already.
         let _ = event_channel::close(self.port);
-        SIGNALS[self.signal].used.store(false, Ordering::SeqCst);
+        SIGNALS[self.signal].put();
     }
 }

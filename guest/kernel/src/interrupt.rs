@@ -219,6 +219,8 @@ extern "C" fn handle(frame: &mut Frame) {
         }
         vector => {
             let vector = vector as u8;
+            let own = percpu::own();
+            own.in_handler.store(true, Ordering::Relaxed);
             crate::idle::leave(frame);
             if vector == UPCALL_VECTOR {
                 events::upcall();
@@ -228,6 +230,7 @@ extern "C" fn handle(frame: &mut Frame) {
             } else if vector != SPURIOUS_VECTOR {
                 STRAY.fetch_add(1, Ordering::Relaxed);
             }
+            own.in_handler.store(false, Ordering::Relaxed);
         }
     }
 }

@@ -23,6 +23,7 @@ mod heap;
 mod idle;
 mod interrupt;
 mod lock;
+mod mutex;
 mod page;
 mod paging;
 mod panic;

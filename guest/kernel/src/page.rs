@@ -160,6 +160,8 @@ pub fn take_at(page: u64, order: u32) -> bool {
 
 /// Gives pages back. A page that is free already, or never was the allocator's, is the kernel's bug.
 pub fn give(page: u64, order: u32) {
+    #[cfg(debug_assertions)]
+    crate::mutex::memory_ends(page, order);
     if let Err(bad) = with(|frames| frames.give(page, order)) {
         panic!("page {:#x} freed twice, or never taken", bad.0);
     }

@@ -30,6 +30,8 @@ pub struct PerCpu {
     pub idle_stack: AtomicU64,
     /// Upcalls taken.
     pub upcalls: AtomicU64,
+    /// An interrupt handler runs.
+    pub in_handler: AtomicBool,
     /// Local APIC interrupts taken on the test vectors.
     pub apic_interrupts: AtomicU64,
     /// NMIs taken.
@@ -52,6 +54,7 @@ static CPUS: [PerCpu; MAX_CPUS] = [const {
         kick_port: AtomicU32::new(0),
         idle_stack: AtomicU64::new(0),
         upcalls: AtomicU64::new(0),
+        in_handler: AtomicBool::new(false),
         apic_interrupts: AtomicU64::new(0),
         nmis: AtomicU64::new(0),
         upcalls_by_apic: AtomicBool::new(false),

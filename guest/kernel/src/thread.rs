@@ -8,7 +8,7 @@
 
 use crate::lock::{Guard, IrqLock};
 use crate::percpu::{self, MAX_CPUS};
-use crate::{clock, cpu, events, idle, page, paging, timer};
+use crate::{clock, cpu, events, idle, mutex, page, paging, timer};
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
 use ebb_guest_logic::frames::BLOCK_ORDER;
@@ -235,6 +235,7 @@ pub extern "C" fn thread_main(slot: u64) -> ! {
 
 /// Ends the calling thread.
 pub fn exit() -> ! {
+    mutex::thread_ends();
     let slot = percpu::own().current.load(Ordering::Relaxed) as usize;
     let mut scheduler = SCHEDULER.lock();
     let joiner = scheduler.threads[slot].joiner.take();
@@ -277,6 +278,18 @@ pub fn park_until(deadline: u64) -> bool {
 /// Wakes a thread, or lets its next park return at once. For interrupt handlers too.
 pub fn unpark(id: ThreadId) {
     let place = SCHEDULER.lock().unpark(id);
+    if let Some(place) = place {
+        kick_for(place);
+    }
+}
+
+/// Wakes whatever thread lives in a slot. The caller knows that it does.
+pub fn unpark_slot(slot: u16) {
+    let place = {
+        let mut scheduler = SCHEDULER.lock();
+        let generation = scheduler.threads[usize::from(slot)].generation;
+        scheduler.unpark(ThreadId { slot, generation })
+    };
     if let Some(place) = place {
         kick_for(place);
     }
@@ -389,6 +402,11 @@ pub fn idle_loop() -> ! {
             }
         }
     }
+}
+
+/// The name of a slot's thread, for reports.
+pub fn name_of(slot: u16) -> &'static str {
+    SCHEDULER.lock().threads.get(usize::from(slot)).map_or("(none)", |thread| thread.name)
 }
 
 /// The calling thread's name, for the panic report.

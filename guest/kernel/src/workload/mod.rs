@@ -5,6 +5,7 @@ mod follow;
 mod held;
 mod hello;
 mod hostile;
+mod misuse;
 mod reclaim;
 mod tide;
 
@@ -27,6 +28,7 @@ const WORKLOADS: &[(&str, Run)] = &[
     ("unmap-all", ending::unmap_all),
     ("free-page-tables", ending::free_page_tables),
     ("hostile", hostile::run),
+    ("misuse", misuse::run),
     ("crash", ending::crash),
     ("stack-overflow", ending::stack_overflow),
     ("reboot", ending::reboot),
