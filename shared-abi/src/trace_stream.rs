@@ -48,6 +48,8 @@ impl Kind {
     pub const VCPU_START: Kind = Kind(14);
     /// [`DomainExits`].
     pub const DOMAIN_EXITS: Kind = Kind(15);
+    /// [`Poll`].
+    pub const POLL: Kind = Kind(16);
 
     /// The kind's bit in a trace mask, for kinds below 64.
     pub const fn mask(self) -> u64 {
@@ -340,6 +342,32 @@ pub struct DomainExits {
     pub counts: [u64; ExitReason::COUNT],
 }
 
+/// [`Poll::what`]: the vCPU goes to sleep.
+pub const POLL_SLEEPS: u16 = 0;
+/// [`Poll::what`]: a port that it polls was sent to, which ended its sleep.
+pub const POLL_SENT: u16 = 1;
+/// [`Poll::what`]: the poll's time was up, which ended its sleep.
+pub const POLL_TIMED_OUT: u16 = 2;
+
+/// A vCPU begins or ends a sleep in `SCHEDOP_poll`. A sleep that ends for another reason, an interrupt for instance, has
+/// no second record.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct Poll {
+    /// Which domain.
+    pub domid: DomId,
+    /// Which of its vCPUs.
+    pub vcpu: u16,
+    /// `POLL_*`.
+    pub what: u16,
+    /// Padding.
+    pub pad: u16,
+    /// The port that is polled, or that was sent to; 0: none or several.
+    pub port: Port,
+    /// Padding.
+    pub pad2: u32,
+}
+
 /// Declares the payloads and the enum of decoded records.
 macro_rules! payloads {
     ($($name:ident = $kind:ident),* $(,)?) => {
@@ -389,6 +417,7 @@ payloads! {
     DomainBuild = DOMAIN_BUILD,
     VcpuStart = VCPU_START,
     DomainExits = DOMAIN_EXITS,
+    Poll = POLL,
 }
 
 /// Bytes of the record that carries a `P`.
@@ -534,4 +563,5 @@ const _: () = {
     assert!(size_of::<DomainBuild>() == 24);
     assert!(size_of::<VcpuStart>() == 8);
     assert!(size_of::<DomainExits>() == 168);
+    assert!(size_of::<Poll>() == 16);
 };

@@ -63,6 +63,8 @@ fn sample() -> Vec<u8> {
     append(&mut stream, &DomainBuild { domid: DomId(1), clean: 5, pages: 6, ..Default::default() }, 0, 74);
     append(&mut stream, &VcpuStart { domid: DomId(1), vcpu: 1, pad: 0 }, 1, 76);
     append(&mut stream, &DomainExits { domid: DomId(1), ..Default::default() }, 1, 78);
+    let poll = Poll { domid: DomId(1), vcpu: 1, what: POLL_SENT, port: Port(3), ..Default::default() };
+    append(&mut stream, &poll, 0, 79);
     append(&mut stream, &DomainEnd { domid: DomId(1), reason: REASON_TRIPLE_FAULT, pad: 0 }, 1, 80);
     append(&mut stream, &End { status: 0x10 }, 0, 90);
     stream
@@ -72,10 +74,10 @@ fn sample() -> Vec<u8> {
 fn every_kind_round_trips() {
     let stream = sample();
     let records: Vec<_> = Records::new(&stream).collect::<Result<_, _>>().expect("a whole stream");
-    assert_eq!(records.len(), 15);
+    assert_eq!(records.len(), 16);
     let mut kinds: Vec<u16> = records.iter().map(|(header, _)| header.kind.0).collect();
     kinds.sort_unstable();
-    assert_eq!(kinds, (1..=15).collect::<Vec<_>>());
+    assert_eq!(kinds, (1..=16).collect::<Vec<_>>());
     assert!(records.iter().all(|(_, record)| !matches!(record, Record::Unknown(_))));
     assert!(records.is_sorted_by_key(|(header, _)| header.time_ns));
 
@@ -219,7 +221,7 @@ fn a_stream_is_found_after_noise() {
         bytes.extend_from_slice(&whole);
         let start = find_start(&bytes).expect("there is a start");
         assert_eq!(start, length);
-        assert_eq!(exhaust(&bytes[start..]), 15);
+        assert_eq!(exhaust(&bytes[start..]), 16);
     }
     assert_eq!(find_start(&whole[1..]), None);
     assert_eq!(find_start(&MAGIC), None);

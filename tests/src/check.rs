@@ -175,6 +175,12 @@ fn check_domains(test: &Test, session: &Session, problems: &mut Vec<String>) {
             None => problems.push(format!("{name} did not end, expected: {how}")),
         }
     }
+    for (name, least) in &expect.polls {
+        let (slept, sent) = by_name(name).iter().fold((0, 0), |(a, b), d| (a + d.polls.slept, b + d.polls.sent));
+        if slept < *least || sent < *least {
+            problems.push(format!("{name} slept {slept} times in polls and was sent out of {sent}, expected {least}"));
+        }
+    }
     for name in &expect.short_then_complete {
         if !by_name(name).iter().any(|d| completed(d)) {
             problems.push(format!("{name} was never short of memory and then made whole"));
@@ -275,6 +281,9 @@ mod tests {
         assert!(failure("lines=['goodbye']", same).contains("no line matches /goodbye/"));
         assert!(failure("never=['hello']", same).contains("a line matches /hello/: (d1) hello"));
         assert!(failure("tests=1", same).contains("0 guest tests passed, expected 1"));
+        assert!(failure("polls={a=1}", same).contains("a slept 0 times in polls"));
+        let unsent = |s: &mut Session| s.model.domains.get_mut(&1).unwrap().polls.slept = 9;
+        assert!(failure("polls={a=9}", unsent).contains("a slept 9 times in polls and was sent out of 0, expected 9"));
         assert!(failure("ends={a='crashed'}", same).contains("a powered off, expected: crashed"));
         assert!(failure("ends={a='crashed'}", |s| s.model.domains.clear()).contains("a did not end"));
         let at_ease = |s: &mut Session| s.model.domains.get_mut(&1).unwrap().spells.clear();

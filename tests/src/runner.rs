@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use ebb_tools::accel::Accel;
 use ebb_tools::archive::{self, Archive, Check};
-use ebb_tools::cmd::watched_options;
+use ebb_tools::cmd::{watched_options, watched_records};
 use ebb_tools::iso::{self, Modules};
 use ebb_tools::library::Library;
 use ebb_tools::qemu::{self, Firmware, Machine};
@@ -15,6 +15,7 @@ use ebb_tools::scenario::with_control;
 use ebb_tools::session::{self, Session};
 use ebb_tools::trace::model::Model;
 use ebb_tools::view::View;
+use shared_abi::trace_stream::Kind;
 
 use crate::check::{Outcome, judge};
 use crate::images;
@@ -106,13 +107,16 @@ impl Environment {
 
     fn machine(&self, test: &Test, case: &Case, directory: &Path, prefix: &str) -> Result<Machine> {
         let deterministic = test.spec.deterministic || test.spec.deterministic_twice;
+        // Records of polls are many, so only those who look at them get them.
+        let polls: &[Kind] = if test.spec.expect.polls.is_empty() { &[] } else { &[Kind::POLL] };
+        let options = watched_options(&[&watched_records(polls), &case.options], deterministic);
         Ok(Machine {
             cpus: case.cpus,
             memory: test.spec.memory,
             accel: Accel::Tcg,
             cpu_model: test.spec.cpu_model.clone(),
             deterministic,
-            boot: self.boot(test, case, directory, &watched_options(&[&case.options], deterministic))?,
+            boot: self.boot(test, case, directory, &options)?,
             console: directory.join(format!("{prefix}console.log")),
             keyboard: !test.input.is_empty(),
             trace: directory.join(format!("{prefix}trace.bin")),

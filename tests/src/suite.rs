@@ -151,6 +151,9 @@ pub struct Expect {
     /// Lists of lines (`tests/logs/<list>.txt`) that a domain's part of the console must and must not have, by the
     /// domain's name.
     pub logs: std::collections::BTreeMap<String, String>,
+    /// vCPUs of a domain, by its name, sleep in `SCHEDOP_poll` at least so often, and at least so many of these sleeps
+    /// end by an event sent to the polled port.
+    pub polls: std::collections::BTreeMap<String, u64>,
     /// How domains end, by name, in the words of `ebb run`: "powered off", "crashed", "triple fault".
     pub ends: std::collections::BTreeMap<String, String>,
     /// Domains that must be short of memory at some time and then get all of it.
@@ -196,6 +199,7 @@ impl Default for Expect {
             never: Vec::new(),
             tests: 0,
             logs: std::collections::BTreeMap::new(),
+            polls: std::collections::BTreeMap::new(),
             ends: std::collections::BTreeMap::new(),
             short_then_complete: Vec::new(),
             short_domains: 0,
@@ -314,7 +318,8 @@ impl Test {
             None => None,
         };
         let expect = &spec.expect;
-        for domain in expect.ends.keys().chain(expect.logs.keys()).chain(&expect.short_then_complete) {
+        let named = expect.ends.keys().chain(expect.logs.keys()).chain(expect.polls.keys());
+        for domain in named.chain(&expect.short_then_complete) {
             if spec.config.is_none() && !spec.domains.iter().any(|d| d.to_domain(Path::new("")).name == *domain) {
                 bail!("expects something of `{domain}`, which is no domain of it");
             }

@@ -6,16 +6,20 @@ mod testing;
 use std::sync::Arc;
 
 use ebb_core::domain::Domain;
+use ebb_core::evtchn;
+use ebb_core::heap::Owner;
 use ebb_core::hypercall::{Next, Width};
 use ebb_core::hypervisor::Hypervisor;
-use ebb_core::machine::Machine;
+use ebb_core::machine::{Machine, MachineAddress};
 use ebb_core::sched;
 use ebb_core::timer::Kind;
 use ebb_core::vcpu::{Attention, VcpuRef};
+use shared_abi::event_channel as evtchn_abi;
 use shared_abi::hvm::hvm_vcpu::{HvmContext, X86_32, X86_64};
 use shared_abi::sched as sched_abi;
+use shared_abi::trace_stream::{self, POLL_SENT, POLL_SLEEPS, POLL_TIMED_OUT};
 use shared_abi::vcpu as abi;
-use shared_abi::xen::{Errno, hypercall};
+use shared_abi::xen::{Errno, Port, VcpuId, hypercall, shared_info_offset};
 use testing::FakeMachine;
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -347,6 +351,51 @@ fn marked_areas_end_up_unmarked() {
     let info = guest.runstate_at(AREA);
     assert_eq!(info.state, abi::RUNSTATE_OFFLINE);
     assert_eq!(info.state_entry_time & abi::RUNSTATE_UPDATE, 0);
+}
+
+#[test]
+fn the_trace_tells_who_polls_and_what_ended_it() {
+    let guest = Guest::new();
+    let frame = guest.hv.heap.allocate(&guest.hv.machine, 0, Owner::Hypervisor).expect("a frame");
+    let shared = frame.first();
+    evtchn::attach_shared_info(&guest.hv, &guest.domain, shared);
+    // It goes with the machine's memory.
+    std::mem::forget(frame);
+    let mut ipi = evtchn_abi::BindIpi { vcpu: VcpuId(0), port: Port(0) };
+    testing::poke(&guest.hv, &guest.domain, ARGUMENTS, ipi.as_bytes());
+    let args = [u64::from(evtchn_abi::BIND_IPI), ARGUMENTS, 0, 0, 0];
+    assert_eq!(testing::hypercall(&guest.hv, &guest.vcpu, hypercall::EVENT_CHANNEL_OP, args), 0);
+    ipi = FromBytes::read_from_bytes(&testing::peek::<8>(&guest.hv, &guest.domain, ARGUMENTS)).unwrap();
+    testing::poke(&guest.hv, &guest.domain, AREA, ipi.port.as_bytes());
+    // As a spinlock's waiter has it: masked, so that nothing but the poll can end.
+    let mask = MachineAddress(shared.0 * 4096 + shared_info_offset::EVTCHN_MASK as u64);
+    guest.hv.machine.word64(mask).fetch_or(1 << ipi.port.0, std::sync::atomic::Ordering::SeqCst);
+    let start = guest.hv.machine.now();
+    let ports = shared_abi::xen::GuestHandle::new(AREA);
+    let poll = sched_abi::Poll { ports, nr_ports: 1, timeout: start + 9, ..sched_abi::Poll::default() };
+    let wakes: [&dyn Fn(); 2] = [&|| evtchn::send(&guest.hv, &guest.domain, ipi.port).unwrap(), &|| {
+        guest.hv.machine.set_now(start + 9);
+        guest.hv.on_timer();
+    }];
+    // The pending bit that the first one leaves would keep the second from sleeping.
+    for (wake, nr_ports) in wakes.into_iter().zip([1, 0]) {
+        assert_eq!(guest.sched_op(sched_abi::POLL, sched_abi::Poll { nr_ports, ..poll }.as_bytes()), Ok(0));
+        assert!(guest.hv.schedule().is_none());
+        guest.hv.context_saved(&guest.vcpu);
+        wake();
+        assert!(guest.hv.schedule().is_some());
+    }
+    let traced = guest.hv.machine.traced_of(trace_stream::Kind::POLL.0);
+    let seen = traced.iter().map(|bytes| trace_stream::Poll::read_from_bytes(bytes).unwrap());
+    let record = |what, port| trace_stream::Poll { domid: guest.domain.id, what, port, ..Default::default() };
+    let none = Port(0);
+    let expected = [
+        record(POLL_SLEEPS, ipi.port),
+        record(POLL_SENT, ipi.port),
+        record(POLL_SLEEPS, none),
+        record(POLL_TIMED_OUT, none),
+    ];
+    assert_eq!(seen.collect::<Vec<_>>(), expected);
 }
 
 #[test]

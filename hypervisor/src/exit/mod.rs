@@ -113,7 +113,7 @@ impl<B: Backend> Context<'_, B> {
             VmExit::NestedFault(fault) => self.nested_fault(fault),
             VmExit::Exception { vector: vector::MACHINE_CHECK, .. } => panic!("machine check while a guest ran"),
             VmExit::Exception { vector, error } => self.guest.hw.inject_exception(vector, error),
-            VmExit::TripleFault => lifecycle::triple_fault(self.hv, self.vcpu),
+            VmExit::TripleFault => self.triple_fault(),
             VmExit::InvalidState | VmExit::Unknown(_) => self.unexpected(exit),
         }
     }
@@ -138,14 +138,26 @@ impl<B: Backend> Context<'_, B> {
         hw.advance(3);
     }
 
-    /// An exit nobody should see: the domain ends, the report says what was there.
-    #[cold]
-    fn unexpected(&mut self, exit: VmExit) {
+    /// The vCPU's registers, in lines of text.
+    fn report(&self) -> alloc::string::String {
         let mut report = alloc::string::String::new();
         // Formatting into a string cannot fail.
         let _ = self.guest.hw.describe(&mut report);
+        report
+    }
+
+    /// The domain ends; whoever looks for the reason in its kernel needs the registers.
+    #[cold]
+    fn triple_fault(&mut self) {
+        crate::info!("d{}v{}: {}", self.vcpu.domain().id.0, self.vcpu.id.0, self.report());
+        lifecycle::triple_fault(self.hv, self.vcpu);
+    }
+
+    /// An exit nobody should see: the domain ends, the report says what was there.
+    #[cold]
+    fn unexpected(&mut self, exit: VmExit) {
         let domain = self.vcpu.domain();
-        crate::error!("d{}v{}: {:?}\n{}", domain.id.0, self.vcpu.id.0, exit, report);
+        crate::error!("d{}v{}: {:?}\n{}", domain.id.0, self.vcpu.id.0, exit, self.report());
         lifecycle::crash(self.hv, domain, format_args!("an exit that cannot be served"));
     }
 

@@ -73,7 +73,7 @@ pub fn read_domains(path: &Path, library: &mut Library) -> Result<Vec<Domain>> {
     Ok(domains)
 }
 
-/// The records that a machine is asked for: all but those of every exit, switch and event, which
+/// The records that a machine is asked for: all but those of every exit, switch, event and poll, which
 /// would keep the port busy. A later `trace-mask=` overrides.
 const WATCHED: [Kind; 8] = [
     Kind::START,
@@ -86,11 +86,17 @@ const WATCHED: [Kind; 8] = [
     Kind::DOMAIN_START,
 ];
 
+/// The option that asks for the records that this tool watches, and for `more`.
+#[must_use]
+pub fn watched_records(more: &[Kind]) -> String {
+    let mask = WATCHED.iter().chain(more).fold(0, |mask, kind| mask | kind.mask());
+    format!("trace-mask={mask:#x}")
+}
+
 /// The hypervisor's command line for a machine that this tool watches.
 #[must_use]
 pub fn watched_options(more: &[&str], deterministic: bool) -> String {
-    let mask = WATCHED.iter().fold(0, |mask, kind| mask | kind.mask());
-    let mut options = format!("console=com1 trace=com2 trace-mask={mask:#x} debug-exit={DEBUG_EXIT_PORT:#x}");
+    let mut options = format!("console=com1 trace=com2 {} debug-exit={DEBUG_EXIT_PORT:#x}", watched_records(&[]));
     if deterministic {
         options += " deterministic";
     }

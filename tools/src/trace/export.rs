@@ -112,6 +112,7 @@ fn describe(header: &Header, record: &Record<'_>) -> (&'static str, String) {
             ("switch", format!("{} -> {}", vcpu(s.prev_domid, s.prev_vcpu), vcpu(s.next_domid, s.next_vcpu)))
         }
         Record::EventSend(e) => ("event", format!("d{} port {}", e.domid.0, e.port.0)),
+        Record::Poll(p) => ("poll", format!("{} {} port {}", vcpu(p.domid, p.vcpu), poll_text(p.what), p.port.0)),
         Record::Unknown(bytes) => ("unknown", format!("kind {} of {} bytes", header.kind.0, bytes.len())),
     }
 }
@@ -120,6 +121,15 @@ fn describe(header: &Header, record: &Record<'_>) -> (&'static str, String) {
 fn exits_text(counts: &[u64; ExitReason::COUNT]) -> String {
     let seen = ExitReason::ALL.into_iter().zip(counts).filter(|(_, count)| **count > 0);
     seen.map(|(reason, count)| format!("{} {count}", reason.name())).collect::<Vec<_>>().join(" ")
+}
+
+fn poll_text(what: u16) -> &'static str {
+    match what {
+        trace_stream::POLL_SLEEPS => "sleeps",
+        trace_stream::POLL_SENT => "woken",
+        trace_stream::POLL_TIMED_OUT => "timed out",
+        _ => "?",
+    }
 }
 
 fn describe_guest(e: &GuestEvent) -> String {

@@ -90,6 +90,17 @@ pub struct Domain {
     pub most: u64,
     /// Times when it had less than it wanted.
     pub spells: Vec<Spell>,
+    /// Its sleeps in `SCHEDOP_poll`, if the trace has them.
+    pub polls: Polls,
+}
+
+/// Sleeps in `SCHEDOP_poll`: what a PV spinlock's waiters do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Polls {
+    /// Sleeps begun.
+    pub slept: u64,
+    /// Sleeps that a send to a polled port ended.
+    pub sent: u64,
 }
 
 /// A time in which a domain had less memory than it wanted.
@@ -187,6 +198,14 @@ impl Model {
             Record::Lost(lost) => self.lost = self.lost.saturating_add(lost.count),
             Record::End(end) => self.end = Some(end.status),
             Record::VmExit(_) | Record::VcpuSwitch(_) | Record::EventSend(_) => {}
+            Record::Poll(poll) => {
+                let polls = &mut self.domains.entry(poll.domid.0).or_default().polls;
+                match poll.what {
+                    trace_stream::POLL_SLEEPS => polls.slept += 1,
+                    trace_stream::POLL_SENT => polls.sent += 1,
+                    _ => {}
+                }
+            }
             Record::Unknown(_) => self.unknown += 1,
         }
     }

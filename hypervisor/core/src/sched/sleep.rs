@@ -9,7 +9,9 @@ use alloc::sync::Arc;
 use core::sync::atomic::{Ordering, fence};
 
 use shared_abi::sched::SHUTDOWN_POWEROFF;
+use shared_abi::trace_stream::{self, Kind, POLL_SENT, POLL_SLEEPS, POLL_TIMED_OUT};
 use shared_abi::xen::{Port, VcpuId};
+use zerocopy::IntoBytes;
 
 use super::state::{Placement, Sleep, Word};
 use crate::domain::Domain;
@@ -96,8 +98,27 @@ pub(super) fn poll<M: Machine>(
         return;
     }
     vcpu.sched.poll_port.store(port.map_or(0, |port| port.0), Ordering::Relaxed);
-    if fall_asleep(hv, vcpu, Sleep::Poll, !interrupts, ready) && timeout != 0 {
-        timer::set_poll_timeout(hv, vcpu, Some(timeout));
+    if fall_asleep(hv, vcpu, Sleep::Poll, !interrupts, ready) {
+        trace_poll(hv, vcpu, POLL_SLEEPS, port.unwrap_or(Port(0)));
+        if timeout != 0 {
+            timer::set_poll_timeout(hv, vcpu, Some(timeout));
+        }
+    }
+}
+
+fn trace_poll<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>, what: u16, port: Port) {
+    if hv.machine.trace_enabled(Kind::POLL.0) {
+        let (domid, vcpu) = (vcpu.domain().id, vcpu.id.0 as u16);
+        let record = trace_stream::Poll { domid, vcpu, what, port, ..Default::default() };
+        hv.machine.trace(Kind::POLL.0, record.as_bytes());
+    }
+}
+
+/// Ends the sleep of a vCPU that polls, if it still sleeps; `what` is why.
+fn wake_poller<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>, what: u16, port: Port) {
+    let change = hv.step(vcpu, Word::wake_poller);
+    if change.before.is_blocked() && !change.after.is_blocked() {
+        trace_poll(hv, vcpu, what, port);
     }
 }
 
@@ -114,7 +135,7 @@ pub(crate) fn end_poll<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) {
 /// The time of a poll is up.
 pub(crate) fn poll_timed_out<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) {
     fence(Ordering::SeqCst);
-    hv.step(vcpu, Word::wake_poller);
+    wake_poller(hv, vcpu, POLL_TIMED_OUT, Port(0));
 }
 
 /// Wakes the vCPUs of `domain` that poll `port`, which has just become pending, masked or not. Without pollers this is
@@ -135,7 +156,7 @@ fn wake_pollers<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>, port: P
         let Some(vcpu) = VcpuRef::new(domain, VcpuId(id)) else { continue };
         let wanted = vcpu.sched.poll_port.load(Ordering::Relaxed);
         if wanted == 0 || wanted == port.0 {
-            hv.step(&vcpu, Word::wake_poller);
+            wake_poller(hv, &vcpu, POLL_SENT, port);
         }
     }
 }

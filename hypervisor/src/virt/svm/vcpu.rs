@@ -512,6 +512,11 @@ impl VirtualCpu for SvmVcpu {
             "cr0 {:#x} cr2 {:#x} cr3 {:#x} cr4 {:#x} efer {:#x}",
             save.cr0, save.cr2, save.cr3, save.cr4, save.efer
         )?;
+        writeln!(
+            out,
+            "gdt {:#x}/{:#x} idt {:#x}/{:#x} tr {:#x}/{:#x} gs {:#x}",
+            save.gdtr.base, save.gdtr.limit, save.idtr.base, save.idtr.limit, save.tr.base, save.tr.limit, save.gs.base
+        )?;
         for (index, pair) in self.registers.0.chunks_exact(4).enumerate() {
             writeln!(out, "r{:<2} {:016x} {:016x} {:016x} {:016x}", index * 4, pair[0], pair[1], pair[2], pair[3])?;
         }
