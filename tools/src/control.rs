@@ -82,8 +82,10 @@ impl<'de> Deserialize<'de> for Time {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Step {
-    /// When, from when the domain first ran.
-    at: Time,
+    /// When, from when the domain first ran or reached `stage`. Needed unless there is a stage.
+    at: Option<Time>,
+    /// Waits until the domain says in its node `data/stage` that it is there or beyond.
+    stage: Option<u32>,
     /// Its memory target from then on.
     target: Option<Size>,
     /// The most memory it may have from then on.
@@ -115,6 +117,12 @@ impl Step {
     /// What is wrong with it.
     pub fn check(&self, domain: &Domain) -> Result<(), ConfigError> {
         let err = |problem: String| Err(ConfigError::new(&domain.name, "script", format!("{}: {problem}", self.at())));
+        if self.at.is_none() && self.stage.is_none() {
+            return err("needs at, stage or both".into());
+        }
+        if self.stage == Some(0) {
+            return err("stages begin with 1".into());
+        }
         let given = [self.target.is_some(), self.max_mem.is_some(), self.sysrq.is_some(), self.action.is_some()];
         if given.iter().filter(|given| **given).count() != 1 {
             return err("needs exactly one of target, max-mem, sysrq and do".into());
@@ -133,8 +141,10 @@ impl Step {
         Ok(())
     }
 
+    /// When it is, as messages say it.
     fn at(&self) -> String {
-        format!("at {} ms", self.at.ms)
+        let ms = self.at.map_or(0, |time| time.ms);
+        self.stage.map_or_else(|| format!("at {ms} ms"), |stage| format!("stage {stage}, {ms} ms"))
     }
 
     /// The line of the control domain's script.
@@ -147,7 +157,9 @@ impl Step {
             // `check` has refused it.
             (.., None) => return String::new(),
         };
-        format!("at {} {domain} {what}\n", self.at.ms)
+        let ms = self.at.map_or(0, |time| time.ms);
+        let when = self.stage.map_or_else(|| "at".to_owned(), |stage| format!("stage {stage}"));
+        format!("{when} {ms} {domain} {what}\n")
     }
 }
 
@@ -202,6 +214,8 @@ mod tests {
             ("at='2m'\nsysrq='c'", "at 120000 a sysrq c\n"),
             ("at='0s'\ndo='poweroff'", "at 0 a poweroff\n"),
             ("at='0s'\ntarget='8196K'", "at 0 a target 8196K\n"),
+            ("stage=3\ndo='halt'", "stage 3 0 a halt\n"),
+            ("stage=1\nat='2s'\ntarget=8", "stage 1 2000 a target 8M\n"),
         ] {
             let step = step(text).unwrap();
             step.check(&Domain::new("a", Size::mib(64), "k")).unwrap();
@@ -213,6 +227,8 @@ mod tests {
     fn impossible_steps_are_refused() {
         for (text, problem) in [
             ("at='5s'", "domain `a`: script: at 5000 ms: needs exactly one of"),
+            ("do='pause'", "domain `a`: script: at 0 ms: needs at, stage or both"),
+            ("stage=0\ndo='pause'", "domain `a`: script: stage 0, 0 ms: stages begin with 1"),
             ("at='5s'\ntarget=8\ndo='pause'", "domain `a`: script: at 5000 ms: needs exactly one of"),
             ("at='5s'\ntarget='65M'", "domain `a`: script: at 5000 ms: target 65M is more than maxmem (64M)"),
             ("at='5s'\ntarget='5K'", "domain `a`: script: at 5000 ms: 5K is not a multiple of 4K"),
@@ -227,7 +243,6 @@ mod tests {
             ("at='s'\ntarget=8", "`s` is not a time"),
             ("at='-5s'\ntarget=8", "`-5s` is not a time"),
             ("at='18446744073709551615m'\ntarget=8", "`18446744073709551615m` is not a time"),
-            ("target=8", "missing field `at`"),
             ("at='5s'\ndo='fly'", "unknown variant `fly`"),
             ("at='5s'\nsysrq='cc'", "invalid value"),
         ] {

@@ -50,6 +50,8 @@ pub struct Control<M: Machine> {
     domains: BTreeMap<DomId, Record<M>>,
     /// When a domain of that name was first unpaused, ns.
     first_started: BTreeMap<String, u64>,
+    /// The stages of the script that a domain of that name has reached, and when, ns. Both rise.
+    stages: BTreeMap<String, Vec<(u64, u64)>>,
     out: Output,
     keys: Keys,
     /// Whose console gets what is typed.
@@ -91,6 +93,7 @@ impl<M: Machine> Control<M> {
             server,
             domains: BTreeMap::new(),
             first_started: BTreeMap::new(),
+            stages: BTreeMap::new(),
             out,
             keys: Keys::default(),
             chosen: None,

@@ -6,9 +6,11 @@
 //! at <ms> <domain-name> pause|unpause|destroy|reboot|shutdown|poweroff|halt
 //! at <ms> <domain-name> max-mem <size>
 //! at <ms> <domain-name> sysrq <character>
+//! stage <n> <ms> <domain-name> ...
 //! ```
 //!
-//! Times count from when a domain of that name was unpaused first, and each line is obeyed once, also when the domain
+//! Times count from when a domain of that name was unpaused first; those of a `stage` line from when it first said, in
+//! its node `data/stage`, that it is at stage n or beyond. Each line is obeyed once, also when the domain
 //! was started anew meanwhile: if it is not there at the time, the line waits for it. Lines of one domain are obeyed in
 //! the order of their times, those of one time in the order of the file. Sizes take K, M and G; a plain number is MiB.
 
@@ -53,8 +55,10 @@ impl fmt::Display for Action {
 /// A line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Directive {
-    /// When, ns after the domain was first unpaused.
+    /// When, ns after the domain was first unpaused or reached the stage.
     pub at: u64,
+    /// The stage; 0: none is waited for.
+    pub stage: u64,
     /// Which domain.
     pub name: String,
     /// What.
@@ -107,20 +111,31 @@ fn parse_action(verb: &str, argument: Option<&str>) -> Result<Action, String> {
     if argument.is_some() && !takes_one { Err(format!("{verb} takes nothing after it")) } else { Ok(action) }
 }
 
+/// What a line that is none is told.
+const FORM: &str = "not of the form `at <ms>` or `stage <n> <ms>`, then `<domain> <what> [<argument>]`";
+
 fn parse_line(text: &str, line: usize) -> Result<Option<Directive>, String> {
     // A `#` that begins a word begins a comment.
     let words: Vec<&str> = text.split_ascii_whitespace().collect();
     let end = words.iter().position(|word| word.starts_with('#')).unwrap_or(words.len());
-    let (time, name, verb, argument) = match &words[..end] {
+    let (stage, rest) = match &words[..end] {
         [] => return Ok(None),
-        ["at", time, name, verb] => (time, name, verb, None),
-        ["at", time, name, verb, argument] => (time, name, verb, Some(*argument)),
-        _ => return Err("not of the form `at <ms> <domain> <what> [<argument>]`".to_string()),
+        ["at", rest @ ..] => (0, rest),
+        ["stage", stage, rest @ ..] => {
+            let stage = stage.parse::<u64>().ok().filter(|stage| *stage > 0);
+            (stage.ok_or("the stage is no number above 0")?, rest)
+        }
+        _ => return Err(FORM.to_string()),
+    };
+    let (time, name, verb, argument) = match rest {
+        [time, name, verb] => (time, name, verb, None),
+        [time, name, verb, argument] => (time, name, verb, Some(*argument)),
+        _ => return Err(FORM.to_string()),
     };
     let time = time.parse::<u64>().ok().and_then(|ms| ms.checked_mul(1_000_000));
     let at = time.ok_or("the time is no number of milliseconds")?;
     let action = parse_action(verb, argument)?;
-    Ok(Some(Directive { at, name: name.to_string(), action, line }))
+    Ok(Some(Directive { at, stage, name: name.to_string(), action, line }))
 }
 
 impl Script {
@@ -145,17 +160,18 @@ impl Script {
         &self.waiting
     }
 
-    /// Takes the next line whose time has come. `age` tells how long ago a domain that is there was first unpaused, ns;
-    /// `None` for one that is not there.
-    pub fn take_due(&mut self, age: impl Fn(&str) -> Option<u64>) -> Option<Directive> {
-        let due = |directive: &Directive| age(&directive.name).is_some_and(|age| age >= directive.at);
+    /// Takes the next line whose time has come. `age` tells how long ago a domain that is there was first unpaused or, for
+    /// a stage above 0, reached it, ns; `None` for one that is not there or not so far.
+    pub fn take_due(&mut self, age: impl Fn(&str, u64) -> Option<u64>) -> Option<Directive> {
+        let due = |directive: &Directive| age(&directive.name, directive.stage).is_some_and(|age| age >= directive.at);
         let place = self.waiting.iter().position(due)?;
         Some(self.waiting.remove(place))
     }
 
-    /// How long until the next line is due, ns; `None` when there is none for a domain that is there.
-    pub fn next_in(&self, age: impl Fn(&str) -> Option<u64>) -> Option<u64> {
-        self.waiting.iter().filter_map(|directive| Some(directive.at.saturating_sub(age(&directive.name)?))).min()
+    /// How long until the next line is due, ns; `None` when there is none for a domain that is there and so far.
+    pub fn next_in(&self, age: impl Fn(&str, u64) -> Option<u64>) -> Option<u64> {
+        let wait = |line: &Directive| Some(line.at.saturating_sub(age(&line.name, line.stage)?));
+        self.waiting.iter().filter_map(wait).min()
     }
 }
 
@@ -190,26 +206,42 @@ mod tests {
     fn mistakes_name_their_lines() {
         let errors = Script::parse(
             b"at 1 a target\nat x a pause\nat 1 a fly\nin 1 a pause\nat 1 a pause now\nat 1 a target -5M\nat 1 a sysrq cc\n\
-              at 1 a target 0\nat 1 a target +5\n",
+              at 1 a target 0\nat 1 a target +5\nstage 0 1 a pause\nstage 1 a pause\n",
         )
         .unwrap_err();
         let lines: Vec<_> = errors.iter().map(|error| error.split(':').next().unwrap()).collect();
-        assert_eq!(lines, ["line 1", "line 2", "line 3", "line 4", "line 5", "line 6", "line 7", "line 8", "line 9"]);
+        assert_eq!(
+            lines,
+            [
+                "line 1", "line 2", "line 3", "line 4", "line 5", "line 6", "line 7", "line 8", "line 9", "line 10",
+                "line 11"
+            ]
+        );
         assert!(Script::parse(&[0xff, 0xfe]).is_err());
         assert!(Script::parse(b"").unwrap().waiting().is_empty());
+    }
+
+    #[test]
+    fn a_stage_is_waited_for() {
+        let mut script = Script::parse(b"stage 2 3 a pause\n").unwrap();
+        let ms = 1_000_000;
+        let at_stage = |reached: u64| move |_: &str, stage| (stage <= reached).then_some(3 * ms);
+        assert_eq!((script.next_in(at_stage(1)), script.take_due(at_stage(1))), (None, None));
+        assert_eq!(script.next_in(at_stage(2)), Some(0));
+        assert_eq!(script.take_due(at_stage(2)).unwrap().action, Action::Pause);
     }
 
     #[test]
     fn due_lines_come_in_order_and_once() {
         let mut script = Script::parse(b"at 2 a pause\nat 1 a unpause\nat 1 b destroy\n").unwrap();
         let ms = 1_000_000;
-        let only_a = |age: u64| move |name: &str| (name == "a").then_some(age);
+        let only_a = |age: u64| move |name: &str, _| (name == "a").then_some(age);
         assert_eq!(script.next_in(only_a(0)), Some(ms));
         assert_eq!(script.take_due(only_a(ms - 1)), None);
         assert_eq!(script.take_due(only_a(3 * ms)).unwrap().action, Action::Unpause);
         assert_eq!(script.take_due(only_a(3 * ms)).unwrap().action, Action::Pause);
         assert_eq!(script.take_due(only_a(3 * ms)), None);
         assert_eq!(script.next_in(only_a(3 * ms)), None, "b is not there");
-        assert_eq!(script.take_due(|_| Some(5 * ms)).unwrap().action, Action::Destroy);
+        assert_eq!(script.take_due(|_, _| Some(5 * ms)).unwrap().action, Action::Destroy);
     }
 }

@@ -138,9 +138,18 @@ pub fn sysrq(server: &mut Server, domain: DomId, key: char) -> Result<(), Errno>
     server.write(format!("{}/control/sysrq", home(domain)).as_bytes(), key.encode_utf8(&mut bytes).as_bytes())
 }
 
+/// The stage that a domain says it is at, in `data/stage`.
+pub fn stage(server: &mut Server, domain: DomId) -> Option<u64> {
+    number(server, &format!("{}/data/stage", home(domain)))
+}
+
 /// A figure that a domain reports under `data/memory`, KiB; `None` when it does not, or it is no number.
 pub fn reported(server: &mut Server, domain: DomId, name: &str) -> Option<u64> {
-    let value = server.read(format!("{}/data/memory/{name}", home(domain)).as_bytes()).ok()?;
+    number(server, &format!("{}/data/memory/{name}", home(domain)))
+}
+
+fn number(server: &mut Server, path: &str) -> Option<u64> {
+    let value = server.read(path.as_bytes()).ok()?;
     core::str::from_utf8(&value).ok()?.trim().parse().ok()
 }
 

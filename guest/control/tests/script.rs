@@ -43,6 +43,34 @@ fn lines_are_obeyed_at_their_times() {
 }
 
 #[test]
+fn lines_wait_for_a_stage() {
+    let script = "stage 1 0 lin target 128M\nstage 3 1000 lin poweroff\nat 0 lin sysrq h\n";
+    let mut bench = Bench::new("", script);
+    bench.built(1, "lin", 256);
+    bench.pass(9000 * MS);
+    let target = |bench: &mut Bench| bench.node("/local/domain/1/memory/target").unwrap();
+    assert_eq!(target(&mut bench), "262144");
+    assert_eq!(bench.node("/local/domain/1/control/sysrq").unwrap(), "h");
+    for (text, expected) in [("x", "262144"), ("-1", "262144"), ("1", "131072")] {
+        let request = [b"data/stage\0", text.as_bytes()].concat();
+        assert_eq!(bench.store(1, MessageType::WRITE, &request).0, MessageType::WRITE);
+        assert_eq!(target(&mut bench), expected, "{text}");
+    }
+    bench.pass(9000 * MS);
+    // One beyond counts, and going back does not.
+    for text in ["4", "0"] {
+        assert_eq!(
+            bench.store(1, MessageType::WRITE, &[b"data/stage\0", text.as_bytes()].concat()).0,
+            MessageType::WRITE
+        );
+    }
+    bench.pass(900 * MS);
+    assert_ne!(bench.node("/local/domain/1/control/shutdown").as_deref(), Some("poweroff"));
+    bench.pass(200 * MS);
+    assert_eq!(bench.node("/local/domain/1/control/shutdown").as_deref(), Some("poweroff"));
+}
+
+#[test]
 fn a_watch_sees_the_last_line_although_nothing_else_happens() {
     let mut bench = Bench::new("", "at 1000 lin poweroff\n");
     bench.built(1, "lin", 256);

@@ -49,6 +49,8 @@ pub enum Job {
         /// At most.
         high: u64,
     },
+    /// `stage:N`: say in XenStore's `data/stage` how far we are; lines of the control script wait for it.
+    Stage(u64),
     /// `follow`: wait until asked to power off or reboot, and do so.
     Follow,
     /// `flood:LINES`: so many lines to the console, as fast as it takes them.
@@ -119,6 +121,7 @@ fn parse(word: &str) -> Result<Job, Failed> {
         ("verify", []) => Job::Verify,
         ("watch", [ms]) => Job::Watch(Duration::from_millis(*ms)),
         ("await", [low, high]) => Job::Await { low: *low, high: *high },
+        ("stage", [stage]) => Job::Stage(*stage),
         ("follow", []) => Job::Follow,
         ("flood", [lines]) => Job::Flood(*lines),
         ("flood-store", [requests]) => Job::FloodStore(*requests),

@@ -87,6 +87,11 @@ impl State {
             Job::Verify => self.held.verify(),
             Job::Watch(period) => memory::watch(*period),
             Job::Await { low, high } => memory::wait_for(*low, *high),
+            Job::Stage(stage) => {
+                xenbus::Store::open()?.write("data/stage", &stage.to_string())?;
+                report::say(&format!("stage {stage}"));
+                Ok(())
+            }
             Job::Follow => {
                 let end = asked::follow()?;
                 self.held.verify()?;

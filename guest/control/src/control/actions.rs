@@ -12,16 +12,40 @@ use shared_abi::Errno;
 use shared_abi::xen::DomId;
 
 impl<M: Machine> Control<M> {
-    /// How long ago a domain of that name, which is there, was first unpaused, ns.
-    fn age(&self, name: &str) -> Option<u64> {
+    /// How long ago a domain of that name, which is there, was first unpaused or reached `stage`, ns.
+    fn age(&self, name: &str, stage: u64) -> Option<u64> {
         let there = self.domains.values().any(|record| record.name == name && record.phase == Phase::Running);
-        let started = self.first_started.get(name).filter(|_| there)?;
-        Some(self.machine.now().saturating_sub(*started))
+        let since = if stage == 0 {
+            self.first_started.get(name)
+        } else {
+            let stages = self.stages.get(name)?;
+            stages.iter().find(|(reached, _)| *reached >= stage).map(|(_, time)| time)
+        };
+        let since = since.filter(|_| there)?;
+        Some(self.machine.now().saturating_sub(*since))
+    }
+
+    /// Notes which stages domains have reached that a line waits for.
+    fn note_stages(&mut self) {
+        let now = self.machine.now();
+        for record in self.domains.values().filter(|record| record.phase == Phase::Running) {
+            let waits = |line: &Directive| line.stage > 0 && line.name == record.name;
+            if !self.script.waiting().iter().any(waits) {
+                continue;
+            }
+            let Some(stage) = tree::stage(&mut self.server, record.id) else { continue };
+            let stages = self.stages.entry(record.name.clone()).or_default();
+            // Only forward, and so no more entries than the script has use for.
+            let known = stages.last().map_or(0, |(stage, _)| *stage);
+            if stage > known && self.script.waiting().iter().any(|line| waits(line) && line.stage > known) {
+                stages.push((stage, now));
+            }
+        }
     }
 
     /// When there is something to do for the script, ns.
     pub(super) fn script_due(&self) -> u64 {
-        let wait = self.script.next_in(|name| self.age(name));
+        let wait = self.script.next_in(|name, stage| self.age(name, stage));
         let line = wait.map_or(u64::MAX, |wait| self.machine.now().saturating_add(wait));
         let check = if self.names_checked { u64::MAX } else { self.patience };
         line.min(check)
@@ -47,9 +71,10 @@ impl<M: Machine> Control<M> {
     /// Obeys the lines that are due.
     pub(super) fn obey_script(&mut self) {
         self.check_names();
+        self.note_stages();
         loop {
             let mut script = core::mem::take(&mut self.script);
-            let due = script.take_due(|name| self.age(name));
+            let due = script.take_due(|name, stage| self.age(name, stage));
             self.script = script;
             let Some(directive) = due else { return };
             self.obey(&directive);

@@ -1,7 +1,8 @@
 //! `workload=follow`: holds all memory that the domain has, and does what the store says.
 //!
 //! The balloon follows `memory/target` (`xenstore::agent`). Whatever it brings is taken, filled and held; when it has to
-//! give, the held pages are checked and given back. Ends when the store asks for it, or after `duration=` ms (0 or
+//! give, the held pages are checked and given back. Each target that was reached is a stage (`data/stage` counts them, the
+//! memory at the start being the first), for which lines of the control script can wait. Ends when the store asks for it, or after `duration=` ms (0 or
 //! absent: never). `tick=` in ms (default 50), `sample=` in ms (default 500; how often it reports), `seed=`.
 
 use super::held::Held;
@@ -32,16 +33,29 @@ fn report(held: &Held, wish: u64) {
 }
 
 /// Says when a target has been reached.
-struct Reached(Option<u64>);
+#[derive(Default)]
+struct Reached {
+    target: Option<u64>,
+    count: u32,
+}
 
 impl Reached {
     fn note(&mut self, held: u64) {
         let stats = balloon::stats();
-        if stats.current == stats.target && self.0 != Some(stats.target) {
+        if stats.current == stats.target && self.target != Some(stats.target) {
             println!("follow: has {} pages as told, holds {held}", stats.current);
-            self.0 = Some(stats.target);
+            self.target = Some(stats.target);
+            self.count += 1;
+            self.tell();
         } else if stats.current != stats.target {
-            self.0 = None;
+            self.target = None;
+        }
+    }
+
+    fn tell(&self) {
+        let Some(client) = xenstore::client() else { return };
+        if let Err(why) = client.store().write("data/stage", format!("{}", self.count).as_bytes()) {
+            println!("follow: the stage cannot be told: {why}");
         }
     }
 }
@@ -58,7 +72,7 @@ pub fn run(args: Args<'static>) -> Result<(), String> {
     println!("follow: starting, {}", if xenstore::client().is_some() { "with a store" } else { "without a store" });
     let start = clock::now();
     let end = if duration == 0 { u64::MAX } else { start + duration * MS };
-    let (mut reached, mut reported) = (Reached(None), 0);
+    let (mut reached, mut reported) = (Reached::default(), 0);
     while clock::now() < end && agent::order().is_none() {
         let stats = balloon::stats();
         let wish = wish(held.count(), page::free_pages(), stats.current.saturating_sub(stats.target));
