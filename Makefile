@@ -17,7 +17,7 @@ EBB_TESTS  := $(TARGET_DIR)/debug/ebb-tests
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build run bench iso test test-full check test-host test-machine test-checked doc miri clean
+.PHONY: help setup build run bench experiment iso test test-full check test-host test-machine test-checked doc miri clean
 
 help: ## Explain the targets (what you are reading)
 	@echo 'Ebb, a Type-1 micro-hypervisor for x86-64 with the Xen ABI. Targets:'
@@ -41,6 +41,9 @@ run: build ## Watch memory move between a Linux and Rust guests; results land in
 
 bench: build ## Measure the hypercalls in instructions, beside Xen's figures
 	@$(EBB) bench --out $(OUT) $(ARGS)
+
+experiment: build ## Compare four ways to divide a host's memory, transcendent memory among them; tables and plots in out/
+	@$(EBB) experiment tmem --out $(OUT) $(ARGS)
 
 iso: build ## Write out/ebb.iso, bootable by BIOS and UEFI, from a disc or a USB stick
 	@mkdir -p $(OUT)

@@ -173,6 +173,10 @@ pub struct DomainSample {
     pub exits: u64,
     /// Its name, NUL-padded: [`name_text`].
     pub name: [u8; NAME_SIZE],
+    /// Frames of its ephemeral pages in transcendent memory, metadata included.
+    pub tmem_ephemeral: u64,
+    /// Frames of its persistent ones.
+    pub tmem_persistent: u64,
 }
 
 /// An event that a guest reported ([`crate::guest_event`]).
@@ -551,7 +555,7 @@ const _: () = {
     assert!(offset_of!(Header, length) == 4 && offset_of!(Header, time_ns) == 8);
     assert!(size_of::<Start>() == 32);
     assert!(size_of::<HostSample>() == 64);
-    assert!(size_of::<DomainSample>() == 80);
+    assert!(size_of::<DomainSample>() == 96);
     assert!(offset_of!(DomainSample, name) == 64);
     assert!(size_of::<GuestEvent>() == 40);
     assert!(size_of::<DomainEnd>() == 8);

@@ -10,6 +10,7 @@ pub mod bench;
 pub mod cmd;
 pub mod config;
 pub mod control;
+pub mod experiment;
 pub mod image;
 pub mod iso;
 pub mod library;

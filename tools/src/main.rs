@@ -20,6 +20,8 @@ enum Command {
     Run(Box<cmd::run::Run>),
     /// Measure the hypercalls in instructions, beside Xen's figures
     Bench(Box<cmd::bench::Bench>),
+    /// Divide a host's memory in several ways under the same load, and compare what comes of them
+    Experiment(cmd::experiment::Experiment),
     /// Pack a scenario or a list of domains into a boot archive
     Pack(cmd::pack::Pack),
     /// Make a disc image that boots by BIOS and UEFI
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(run) => run.run(),
         Command::Bench(bench) => bench.run(),
+        Command::Experiment(experiment) => experiment.run(),
         Command::Pack(pack) => pack.run(),
         Command::Iso(iso) => iso.run(),
         Command::Kernel(kernel) => kernel.run(),

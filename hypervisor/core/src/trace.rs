@@ -39,13 +39,13 @@ impl<M: Machine> Hypervisor<M> {
         if self.machine.trace_enabled(Kind::DOMAIN_SAMPLE.0) {
             let now = self.machine.now();
             for domain in self.each_domain() {
-                self.machine.trace(Kind::DOMAIN_SAMPLE.0, sample_of(&domain, now).as_bytes());
+                self.machine.trace(Kind::DOMAIN_SAMPLE.0, sample_of(self, &domain, now).as_bytes());
             }
         }
     }
 }
 
-fn sample_of<M: Machine>(domain: &Domain<M>, now: u64) -> DomainSample {
+fn sample_of<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, now: u64) -> DomainSample {
     let (runtime_ns, runnable_ns) = sched::domain_times(domain, now);
     let sum = |figure: fn(&crate::Vcpu<M>) -> u64| domain.vcpus.iter().map(figure).sum();
     let state = match domain.lifecycle.state() {
@@ -66,5 +66,7 @@ fn sample_of<M: Machine>(domain: &Domain<M>, now: u64) -> DomainSample {
         hypercalls: sum(|vcpu| vcpu.counters.hypercalls()),
         exits: sum(|vcpu| vcpu.counters.exits()),
         name: name_bytes(&domain.config.name),
+        tmem_ephemeral: hv.tmem_frames(domain.id, ebb_tmem::Kind::Ephemeral),
+        tmem_persistent: hv.tmem_frames(domain.id, ebb_tmem::Kind::Persistent),
     }
 }

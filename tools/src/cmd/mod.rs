@@ -1,6 +1,7 @@
 //! The subcommands of `ebb`, a file each, and what they share.
 
 pub mod bench;
+pub mod experiment;
 pub mod iso;
 pub mod kernel;
 pub mod pack;

@@ -4,7 +4,7 @@
 use std::io::{self, Write};
 
 use serde_json::{Value, json};
-use shared_abi::guest_event::{BalloonStatus, BenchResult, TestResult, Workload};
+use shared_abi::guest_event::{BalloonStatus, BenchResult, ReclaimStatus, SelfballoonStep, TestResult, Workload};
 use shared_abi::trace_stream::{self, ExitReason, GuestEvent, Header, Record};
 use shared_abi::xen::DomId;
 
@@ -144,6 +144,17 @@ fn describe_guest(e: &GuestEvent) -> String {
         format!(
             "{who} workload phase {} wish {} held {} verified {}",
             w.phase, w.wish_pages, w.held_pages, w.verified_pages
+        )
+    } else if let Some(s) = e.decode::<SelfballoonStep>() {
+        format!(
+            "{who} selfballoon goal {} current {} target {} why {} committed {} floor {} frontswap {} waiting {}",
+            s.goal, s.current, s.target, s.why, s.committed, s.floor, s.frontswap, s.waiting
+        )
+    } else if let Some(r) = e.decode::<ReclaimStatus>() {
+        format!(
+            "{who} reclaim accesses {} file reads {} swap reads {} writes {} cleancache gets {} frontswap loads {} \
+             verified {}",
+            r.accesses, r.file_reads, r.swap_reads, r.writes, r.cleancache_gets, r.frontswap_loads, r.verified
         )
     } else if let Some(b) = e.decode::<BenchResult>() {
         format!("{who} bench {} median {} ({}..{}, {} samples)", b.id, b.median, b.min, b.max, b.samples)

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use shared_abi::guest_event::{self, BalloonStatus, BenchResult, TestResult, Workload};
+use shared_abi::guest_event::{self, BalloonStatus, BenchResult, ReclaimStatus, SelfballoonStep, TestResult, Workload};
 use shared_abi::sched;
 use shared_abi::trace_stream::{
     self, DomainBuild, DomainSample, ExitReason, GuestEvent, Header, HostSample, Initialised, Record, Start, VcpuStart,
@@ -32,6 +32,10 @@ pub struct Model {
     pub tests: Vec<(u16, TestResult)>,
     /// Measurements, with the domain that reported them.
     pub benches: Vec<(u16, BenchResult)>,
+    /// Selfballoons' steps, with their times and the domain that made them.
+    pub selfballoon: Vec<(u64, u16, SelfballoonStep)>,
+    /// What guests' reclaim had done, with times and the domain.
+    pub reclaim: Vec<(u64, u16, ReclaimStatus)>,
     /// The end of the hypervisor's own initialisation.
     pub initialised: Option<Initialised>,
     /// Domains that were built and began to run, in that order.
@@ -159,6 +163,8 @@ pub struct Point {
     pub target: Option<u32>,
     /// Pages it might have.
     pub maximum: u64,
+    /// Frames of its pages in transcendent memory, ephemeral and persistent.
+    pub tmem: [u64; 2],
     /// Pages wanted and not there.
     pub shortfall: u32,
     /// Why, `guest_event::REASON_*`.
@@ -248,6 +254,7 @@ impl Model {
             current: sample.current,
             target: balloon.map(|b| b.target),
             maximum: sample.maximum,
+            tmem: [sample.tmem_ephemeral, sample.tmem_persistent],
             shortfall: balloon.map_or(0, |b| b.shortfall),
             reason: balloon.map_or(guest_event::REASON_NONE, |b| b.reason),
         });
@@ -259,6 +266,10 @@ impl Model {
             self.domains.entry(domid).or_default().balloon_status(time_ns, &status);
         } else if let Some(workload) = event.decode::<Workload>() {
             self.domains.entry(domid).or_default().workload = Some(workload);
+        } else if let Some(step) = event.decode::<SelfballoonStep>() {
+            self.selfballoon.push((time_ns, domid, step));
+        } else if let Some(status) = event.decode::<ReclaimStatus>() {
+            self.reclaim.push((time_ns, domid, status));
         } else if let Some(result) = event.decode::<TestResult>() {
             self.tests.push((domid, result));
         } else if let Some(result) = event.decode::<BenchResult>() {
