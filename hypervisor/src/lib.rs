@@ -19,6 +19,7 @@ pub mod options;
 
 pub mod acpi;
 pub mod console;
+pub mod instruction_form;
 pub mod memory;
 pub mod time;
 

@@ -4,6 +4,7 @@
 //! hung). docs/tests.md tells how to write a test.
 
 mod check;
+mod image_size;
 mod images;
 mod runner;
 mod suite;
@@ -67,11 +68,16 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let tests = suite::directories(root)?.iter().map(|d| Test::load(d)).collect::<Result<Vec<_>>>()?;
     let mut cases: Vec<Case> = tests.iter().enumerate().flat_map(|(i, test)| test.cases(i, cli.full)).collect();
-    cases.retain(|case| cli.filters.is_empty() || cli.filters.iter().any(|f| case.name.contains(f.as_str())));
-    if cases.is_empty() {
+    let wanted = |name: &str| cli.filters.is_empty() || cli.filters.iter().any(|f| name.contains(f.as_str()));
+    cases.retain(|case| wanted(&case.name));
+    let wants_size = wanted(image_size::NAME);
+    if cases.is_empty() && !wants_size {
         bail!("no case matches {:?}", cli.filters);
     }
     if cli.list {
+        if wants_size {
+            println!("{:<44} {}", image_size::NAME, image_size::SUMMARY);
+        }
         for case in &cases {
             println!("{:<44} {}", case.name, tests[case.test].spec.summary);
         }
@@ -82,7 +88,12 @@ fn run(cli: &Cli) -> Result<ExitCode> {
         None => default_out()?,
     };
     let environment = runner::environment(&out, cli.patience.max(1))?;
-    let reports = run_all(&environment, &tests, &cases, cli);
+    let mut reports = Vec::new();
+    if wants_size {
+        reports.push(image_size::report(&environment.hypervisor));
+        reports.iter().for_each(print);
+    }
+    reports.extend(run_all(&environment, &tests, &cases, cli));
     Ok(summarise(&reports))
 }
 

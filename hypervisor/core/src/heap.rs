@@ -425,6 +425,7 @@ impl FrameHeap {
         self.give_back_locked(&mut state, extent, kind);
     }
 
+    #[inline]
     fn give_back_locked(&self, state: &mut HeapState, extent: Extent, kind: Kind) {
         let (first, order) = extent.into_record();
         let first = first.0 as u32;

@@ -550,6 +550,7 @@ impl<M: Machine> P2m<M> {
     }
 
     /// Clears an entry, and takes out the tables that become empty.
+    #[inline]
     fn clear(&mut self, frames: Frames<'_, M>, gfn: Gfn, slot: Slot, retired: &mut Retired) {
         slot.store(frames.machine, 0);
         if count(frames.heap, slot.table).fetch_sub(1, Ordering::Relaxed) == 1 {
@@ -558,6 +559,7 @@ impl<M: Machine> P2m<M> {
     }
 
     /// Retires what an entry of `level` held, which is in no table any more.
+    #[inline]
     fn retire(&mut self, frames: Frames<'_, M>, old: Entry, level: u32, retired: &mut Retired) {
         match old {
             Entry::Absent => {}

@@ -5,23 +5,24 @@
 //! and is the same everywhere.
 
 use ebb_core::lapic::Fault;
-use iced_x86::{Decoder, DecoderOptions, Mnemonic, Register};
+use iced_x86::{Code, Decoder, DecoderOptions, Register};
 
 use super::{Context, instruction, mmio};
-use crate::virt::{Backend, VirtualCpu, vector};
+use crate::virt::vector;
 
 const CR0_PG: u64 = 1 << 31;
 const CR4_PAE: u64 = 1 << 5;
 const EFER_LMA: u64 = 1 << 10;
 
 /// Serves a write to CR4.
-pub fn write_cr4<B: Backend>(context: &mut Context<'_, B>) {
+pub fn write_cr4(context: &mut Context<'_>) {
     let mut buffer = [0_u8; 15];
     let Some(length) = mmio::fetch_code(context, &mut buffer) else { return };
     let hw = &context.guest.hw;
     let decoded = Decoder::with_ip(hw.code_bits(), &buffer[..length], hw.rip(), DecoderOptions::NONE).decode();
     // Another instruction can only be there if the guest has written it since.
-    let is_ours = decoded.mnemonic() == Mnemonic::Mov && decoded.op0_register() == Register::CR4;
+    let is_ours =
+        matches!(decoded.code(), Code::Mov_cr_r32 | Code::Mov_cr_r64) && decoded.op0_register() == Register::CR4;
     let value = if is_ours { instruction::read_register(context, decoded.op1_register()).ok() } else { None };
     let Some(value) = value else {
         return context.guest.hw.inject_exception(vector::UNDEFINED_OPCODE, None);

@@ -3,11 +3,13 @@
 //! The forms compilers use for device registers are here (moves of every kind, string stores, exchange, and the
 //! logical and comparing forms on memory). Another form is #UD for the guest.
 
-use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, Mnemonic, OpKind, Register};
+use iced_x86::{Decoder, DecoderError, DecoderOptions, Instruction, OpKind, Register};
 
 use super::Context;
+
 use super::mmio::Device;
-use crate::virt::{Backend, VirtualCpu, register};
+use crate::instruction_form::{self, Operation};
+use crate::virt::register;
 
 const FLAG_CF: u64 = 1 << 0;
 const FLAG_PF: u64 = 1 << 2;
@@ -35,36 +37,28 @@ pub fn is_cut_off(code_bits: u32, bytes: &[u8]) -> bool {
 ///
 /// # Errors
 /// The instruction is none of those known here; nothing has changed.
-pub fn emulate<B: Backend>(
-    context: &mut Context<'_, B>,
-    bytes: &[u8],
-    device: &Device,
-    write: bool,
-) -> Result<(), &'static str> {
+pub fn emulate(context: &mut Context<'_>, bytes: &[u8], device: &Device, write: bool) -> Result<(), &'static str> {
     let hw = &context.guest.hw;
     let mut decoder = Decoder::with_ip(hw.code_bits(), bytes, hw.rip(), DecoderOptions::NONE);
     let instruction = decoder.decode();
     if instruction.is_invalid() {
         return Err("an instruction that cannot be decoded");
     }
-    let size = instruction.memory_size().size();
-    if !matches!(size, 1 | 2 | 4 | 8) {
-        return Err("an access of an unusual size");
-    }
-    match instruction.mnemonic() {
-        Mnemonic::Mov if write => {
+    let (operation, size) = instruction_form::of(instruction.code()).ok_or("an instruction that is not emulated")?;
+    match operation {
+        Operation::Move if write => {
             let value = source(context, &instruction, 1)?;
             device.write(context, truncate(value, size), size);
         }
-        Mnemonic::Mov | Mnemonic::Movzx => {
+        Operation::Move | Operation::MoveZeroExtended => {
             let value = truncate(device.read(context), size);
             set_register(context, instruction.op0_register(), value)?;
         }
-        Mnemonic::Movsx | Mnemonic::Movsxd => {
+        Operation::MoveSignExtended => {
             let value = sign_extend(device.read(context), size);
             set_register(context, instruction.op0_register(), value)?;
         }
-        Mnemonic::Xchg => {
+        Operation::Exchange => {
             let other = if instruction.op0_kind() == OpKind::Memory { 1 } else { 0 };
             let register = instruction.op_register(other);
             let new = read_register(context, register)?;
@@ -72,13 +66,10 @@ pub fn emulate<B: Backend>(
             device.write(context, truncate(new, size), size);
             set_register(context, register, truncate(old, size))?;
         }
-        Mnemonic::Stosb | Mnemonic::Stosd | Mnemonic::Stosq | Mnemonic::Stosw => {
-            return store_string(context, &instruction, device, size);
+        Operation::Store => return store_string(context, &instruction, device, size),
+        Operation::And | Operation::Or | Operation::Xor | Operation::Test | Operation::Compare => {
+            logical(context, &instruction, operation, device, size)?;
         }
-        Mnemonic::And | Mnemonic::Or | Mnemonic::Xor | Mnemonic::Test | Mnemonic::Cmp => {
-            logical(context, &instruction, device, size)?;
-        }
-        _ => return Err("an instruction that is not emulated"),
     }
     context.guest.hw.set_rip(instruction.next_ip());
     Ok(())
@@ -94,7 +85,7 @@ fn sign_extend(value: u64, size: usize) -> u64 {
 }
 
 /// The value of the operand that is not memory.
-fn source<B: Backend>(context: &Context<'_, B>, from: &Instruction, operand: u32) -> Result<u64, &'static str> {
+fn source(context: &Context<'_>, from: &Instruction, operand: u32) -> Result<u64, &'static str> {
     match from.op_kind(operand) {
         OpKind::Register => read_register(context, from.op_register(operand)),
         OpKind::Memory => Err("an operand in memory where a register was expected"),
@@ -103,7 +94,7 @@ fn source<B: Backend>(context: &Context<'_, B>, from: &Instruction, operand: u32
 }
 
 /// The value of a general register or a part of one.
-pub(super) fn read_register<B: Backend>(context: &Context<'_, B>, name: Register) -> Result<u64, &'static str> {
+pub(super) fn read_register(context: &Context<'_>, name: Register) -> Result<u64, &'static str> {
     if !name.is_gpr() {
         return Err("an operand that is no general register");
     }
@@ -112,7 +103,7 @@ pub(super) fn read_register<B: Backend>(context: &Context<'_, B>, name: Register
     Ok(truncate(if high_byte { value >> 8 } else { value }, name.size()))
 }
 
-fn set_register<B: Backend>(context: &mut Context<'_, B>, name: Register, value: u64) -> Result<(), &'static str> {
+fn set_register(context: &mut Context<'_>, name: Register, value: u64) -> Result<(), &'static str> {
     if !name.is_gpr() {
         return Err("an operand that is no general register");
     }
@@ -130,8 +121,8 @@ fn set_register<B: Backend>(context: &mut Context<'_, B>, name: Register, value:
 }
 
 /// One element of a string store; a repeated one executes again until its count is used up.
-fn store_string<B: Backend>(
-    context: &mut Context<'_, B>,
+fn store_string(
+    context: &mut Context<'_>,
     instruction: &Instruction,
     device: &Device,
     size: usize,
@@ -161,9 +152,10 @@ fn store_string<B: Backend>(
     Ok(())
 }
 
-fn logical<B: Backend>(
-    context: &mut Context<'_, B>,
+fn logical(
+    context: &mut Context<'_>,
     instruction: &Instruction,
+    operation: Operation,
     device: &Device,
     size: usize,
 ) -> Result<(), &'static str> {
@@ -172,15 +164,15 @@ fn logical<B: Backend>(
     let memory = device.read(context);
     let (left, right) = if memory_first { (memory, other) } else { (other, memory) };
     let (left, right) = (truncate(left, size), truncate(right, size));
-    let result = match instruction.mnemonic() {
-        Mnemonic::And | Mnemonic::Test => left & right,
-        Mnemonic::Or => left | right,
-        Mnemonic::Xor => left ^ right,
+    let result = match operation {
+        Operation::And | Operation::Test => left & right,
+        Operation::Or => left | right,
+        Operation::Xor => left ^ right,
         _ => truncate(left.wrapping_sub(right), size),
     };
-    let compare = instruction.mnemonic() == Mnemonic::Cmp;
+    let compare = operation == Operation::Compare;
     let flags = flags_of(left, right, result, size, compare);
-    if !compare && instruction.mnemonic() != Mnemonic::Test {
+    if !compare && operation != Operation::Test {
         if memory_first {
             device.write(context, result, size);
         } else {

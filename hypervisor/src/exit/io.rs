@@ -6,7 +6,7 @@ use ebb_core::console;
 use ebb_core::hypercall::{Call, Width};
 
 use super::Context;
-use crate::virt::{Backend, IoAccess, SegmentName, VirtualCpu, register};
+use crate::virt::{IoAccess, SegmentName, register};
 
 const CONSOLE: u16 = 0xe9;
 const TIMER_COUNTER_2: u16 = 0x42;
@@ -15,7 +15,7 @@ const CHUNK: usize = 256;
 const RFLAGS_DF: u64 = 1 << 10;
 
 /// Serves one port access.
-pub fn access<B: Backend>(context: &mut Context<'_, B>, access: IoAccess) {
+pub fn access(context: &mut Context<'_>, access: IoAccess) {
     if access.string {
         return string(context, access);
     }
@@ -40,7 +40,7 @@ fn floating(port: u16) -> u64 {
 }
 
 /// INS and OUTS: as many elements as fit in a chunk, then the guest executes the rest.
-fn string<B: Backend>(context: &mut Context<'_, B>, access: IoAccess) {
+fn string(context: &mut Context<'_>, access: IoAccess) {
     let mask = match access.address_size {
         2 => 0xffff,
         4 => 0xffff_ffff,
@@ -70,7 +70,7 @@ fn string<B: Backend>(context: &mut Context<'_, B>, access: IoAccess) {
 }
 
 /// Moves the bytes of a chunk. `false` when the guest's memory is not there: a page fault has been put before it.
-fn transfer<B: Backend>(context: &mut Context<'_, B>, access: IoAccess, count: u64, mask: u64) -> bool {
+fn transfer(context: &mut Context<'_>, access: IoAccess, count: u64, mask: u64) -> bool {
     let hw = &context.guest.hw;
     let length = (count * u64::from(access.size)) as usize;
     let (segment, index) = if access.input {

@@ -6,7 +6,7 @@ use core::fmt::Write as _;
 use ebb_core::lifecycle;
 
 use super::{Context, instruction};
-use crate::virt::{Backend, NestedFault, VirtualCpu, vector};
+use crate::virt::{NestedFault, vector};
 
 const APIC_PAGE_MASK: u64 = !0xfff;
 
@@ -19,7 +19,7 @@ pub enum Device {
 }
 
 /// Serves a nested page fault.
-pub fn nested_fault<B: Backend>(context: &mut Context<'_, B>, fault: NestedFault) {
+pub fn nested_fault(context: &mut Context<'_>, fault: NestedFault) {
     let device = match context.hv.apic_window(context.vcpu) {
         Some(base) if fault.address & APIC_PAGE_MASK == base => Device::LocalApic((fault.address & 0xfff) as u32),
         _ => {
@@ -53,14 +53,14 @@ pub fn nested_fault<B: Backend>(context: &mut Context<'_, B>, fault: NestedFault
 }
 
 /// Another CPU may have put memory there since the fault; then the guest simply tries again.
-fn became_accessible<B: Backend>(context: &Context<'_, B>, fault: NestedFault) -> bool {
+fn became_accessible(context: &Context<'_>, fault: NestedFault) -> bool {
     let gfn = shared_abi::xen::Gfn(fault.address >> 12);
     let found = context.vcpu.domain().memory.translate(&context.hv.machine, gfn);
     found.is_some_and(|(_, writable)| writable || !fault.write)
 }
 
 /// The bytes of the instruction. `None` when they cannot be read: a fault has been put before the guest.
-fn fetch<B: Backend>(context: &mut Context<'_, B>, buffer: &mut [u8; 15]) -> Option<usize> {
+fn fetch(context: &mut Context<'_>, buffer: &mut [u8; 15]) -> Option<usize> {
     let hw = &context.guest.hw;
     let kept = hw.instruction_bytes();
     if kept.length > 0 {
@@ -71,7 +71,7 @@ fn fetch<B: Backend>(context: &mut Context<'_, B>, buffer: &mut [u8; 15]) -> Opt
 }
 
 /// The bytes at the instruction pointer, from the guest's memory. `None` as for [`fetch`].
-pub(super) fn fetch_code<B: Backend>(context: &mut Context<'_, B>, buffer: &mut [u8; 15]) -> Option<usize> {
+pub(super) fn fetch_code(context: &mut Context<'_>, buffer: &mut [u8; 15]) -> Option<usize> {
     let hw = &context.guest.hw;
     let address = hw.segment_base(crate::virt::SegmentName::Cs).wrapping_add(hw.rip());
     let paging = hw.paging();
@@ -89,7 +89,7 @@ pub(super) fn fetch_code<B: Backend>(context: &mut Context<'_, B>, buffer: &mut 
 }
 
 /// Puts a page fault at `address` before the guest.
-pub fn inject_page_fault<B: Backend>(context: &mut Context<'_, B>, address: u64, write: bool) {
+pub fn inject_page_fault(context: &mut Context<'_>, address: u64, write: bool) {
     let user = context.guest.hw.paging().cpl == 3;
     let error = u32::from(write) << 1 | u32::from(user) << 2;
     context.guest.hw.set_page_fault_address(address);
@@ -98,7 +98,7 @@ pub fn inject_page_fault<B: Backend>(context: &mut Context<'_, B>, address: u64,
 
 impl Device {
     /// Reads `size` bytes.
-    pub fn read<B: Backend>(&self, context: &mut Context<'_, B>) -> u64 {
+    pub fn read(&self, context: &mut Context<'_>) -> u64 {
         match *self {
             Device::LocalApic(offset) => {
                 let word = context.hv.apic_mmio_read(context.vcpu, offset & !3);
@@ -109,7 +109,7 @@ impl Device {
     }
 
     /// Writes; the APIC takes whole aligned words and ignores everything else.
-    pub fn write<B: Backend>(&self, context: &mut Context<'_, B>, value: u64, size: usize) {
+    pub fn write(&self, context: &mut Context<'_>, value: u64, size: usize) {
         if let Device::LocalApic(offset) = *self
             && size >= 4
             && offset & 3 == 0

@@ -8,7 +8,7 @@ use ebb_core::lapic::Fault;
 use ebb_core::{Hypervisor, VcpuRef, lifecycle, sched};
 
 use crate::glue::Glue;
-use crate::virt::{Backend, IoAccess, NestedFault, VirtualCpu, VmExit, register, vector};
+use crate::virt::{IoAccess, NestedFault, VirtualCpu, VmExit, register, vector};
 
 mod control;
 mod cpuid;
@@ -22,35 +22,43 @@ pub use instruction::prepare;
 const RFLAGS_IF: u64 = 1 << 9;
 
 /// A vCPU's state, claimed by this CPU.
-pub struct Guest<'a, B: Backend> {
+pub struct Guest<'a> {
     /// Registers and control block.
-    pub hw: &'a mut B::Vcpu,
+    pub hw: &'a mut dyn VirtualCpu,
     /// MSRs that are only remembered.
     pub msrs: &'a mut msr::StoredMsrs,
 }
 
 /// An exit in progress: the hypervisor, the vCPU, and its state on this CPU.
-pub struct Context<'a, B: Backend> {
+pub struct Context<'a> {
     /// The hypervisor.
     pub hv: &'a Hypervisor<Glue>,
     /// The vCPU that exited.
     pub vcpu: &'a VcpuRef<Glue>,
     /// Its state.
-    pub guest: Guest<'a, B>,
+    pub guest: Guest<'a>,
 }
 
 /// Serves one exit. The hypercall of 64-bit code is the path that everything is measured by: it is inline in the loop of
-/// the CPU, all else is a call away.
+/// the CPU, and compiled for each vendor; all else is a call away, and compiled once.
 #[inline]
-pub fn handle<B: Backend>(hv: &Hypervisor<Glue>, vcpu: &VcpuRef<Glue>, guest: &mut Guest<'_, B>, exit: VmExit) {
+pub fn handle<C: VirtualCpu>(
+    hv: &Hypervisor<Glue>,
+    vcpu: &VcpuRef<Glue>,
+    hw: &mut C,
+    msrs: &mut msr::StoredMsrs,
+    exit: VmExit,
+) {
     if exit != VmExit::Hypercall {
-        let guest = Guest { hw: &mut *guest.hw, msrs: &mut *guest.msrs };
-        Context::<B> { hv, vcpu, guest }.other(exit);
-    } else if guest.hw.width() == Width::Bits64 {
+        if exit == VmExit::Cpuid {
+            return cpuid::answer(hv, vcpu, hw);
+        }
+        Context { hv, vcpu, guest: Guest { hw, msrs } }.other(exit);
+    } else if hw.width() == Width::Bits64 {
         let registers = [register::RDI, register::RSI, register::RDX, register::R10, register::R8];
-        hypercall(hv, vcpu, guest.hw, Width::Bits64, registers);
+        hypercall(hv, vcpu, hw, Width::Bits64, registers);
     } else {
-        narrow_hypercall(hv, vcpu, guest.hw);
+        narrow_hypercall(hv, vcpu, hw);
     }
 }
 
@@ -84,15 +92,14 @@ fn hypercall<C: VirtualCpu>(
     }
 }
 
-impl<B: Backend> Context<'_, B> {
+impl Context<'_> {
     /// Serves one exit that is no hypercall.
     #[inline(never)]
     fn other(&mut self, exit: VmExit) {
         match exit {
-            VmExit::Hypercall => {}
-            VmExit::ExternalInterrupt | VmExit::Window => {}
+            // `handle` has served the first two.
+            VmExit::Hypercall | VmExit::Cpuid | VmExit::ExternalInterrupt | VmExit::Window => {}
             VmExit::Nmi => crate::interrupts::nmi(None),
-            VmExit::Cpuid => self.cpuid(),
             VmExit::Halt => {
                 let enabled = self.guest.hw.rflags() & RFLAGS_IF != 0;
                 self.guest.hw.advance(1);

@@ -9,7 +9,7 @@ use ebb_core::evtchn;
 use ebb_core::lapic::Fault;
 
 use super::Context;
-use crate::virt::{Backend, VirtualCpu, register};
+use crate::virt::register;
 
 /// Numbers, from the AMD and Intel manuals and Xen's public headers.
 mod number {
@@ -88,7 +88,7 @@ fn is_pat(value: u64) -> bool {
     value.to_le_bytes().into_iter().all(|kind| matches!(kind, 0 | 1 | 4 | 5 | 6 | 7))
 }
 
-impl<B: Backend> Context<'_, B> {
+impl Context<'_> {
     pub(super) fn read_msr(&mut self) {
         let msr = self.guest.hw.general(register::RCX) as u32;
         match self.msr_value(msr) {
@@ -199,7 +199,7 @@ impl<B: Backend> Context<'_, B> {
             }
             stub[0] = 0xb8;
             stub[1..5].copy_from_slice(&(index as u32).to_le_bytes());
-            stub[5..8].copy_from_slice(&B::HYPERCALL_INSTRUCTION);
+            stub[5..8].copy_from_slice(&crate::virt::any::hypercall_instruction());
             stub[8] = 0xc3;
         }
         let domain = self.vcpu.domain();

@@ -94,13 +94,13 @@ pub fn start(boot: &Boot) -> ! {
         }
     }
     // Who governs comes first: the others then wait to be prepared.
-    built.sort_by_key(|domain| !domain.is_privileged());
-    for domain in &built {
+    let (governors, others): (Vec<_>, Vec<_>) = built.into_iter().partition(|domain| domain.is_privileged());
+    for domain in governors.iter().chain(&others) {
         if let Err(why) = hv.start_domain(domain) {
             refuse(format_args!("domain {}: {why}", domain.config.name));
         }
     }
-    drop(built);
+    drop((governors, others));
     hv.open();
     run::processor(hv)
 }

@@ -13,11 +13,9 @@ use ebb_core::hypervisor::{CpuAttention, PerCpu};
 
 use super::{Glue, GuestCpu, Vcpu, enable_this_cpu, trace_ring};
 use crate::cpu::{self, CpuId, Doing};
-use crate::exit::{self, Guest};
+use crate::exit::{self, msr::StoredMsrs};
 use crate::virt::any::AnyVcpu;
-use crate::virt::svm::Svm;
-use crate::virt::vmx::Vmx;
-use crate::virt::{Backend, VirtualCpu, VmExit};
+use crate::virt::{VirtualCpu, VmExit};
 use crate::{instr, power};
 
 /// What the other processors run once there is a hypervisor: a function of no arguments, by its address.
@@ -147,8 +145,8 @@ fn run(hv: &Hypervisor<Glue>, vcpu: &Vcpu) -> Option<Vcpu> {
     let mut claim = vcpu.arch.claim();
     let GuestCpu { hw, msrs } = &mut *claim;
     let next = match hw {
-        AnyVcpu::Svm(hw) => run_on::<Svm>(hv, vcpu, Guest { hw, msrs }),
-        AnyVcpu::Vmx(hw) => run_on::<Vmx>(hv, vcpu, Guest { hw, msrs }),
+        AnyVcpu::Svm(hw) => run_on(hv, vcpu, hw, msrs),
+        AnyVcpu::Vmx(hw) => run_on(hv, vcpu, hw, msrs),
     };
     drop(claim);
     hv.context_saved(vcpu);
@@ -156,11 +154,11 @@ fn run(hv: &Hypervisor<Glue>, vcpu: &Vcpu) -> Option<Vcpu> {
 }
 
 /// [`run`] for one vendor.
-fn run_on<B: Backend>(hv: &Hypervisor<Glue>, vcpu: &Vcpu, mut guest: Guest<'_, B>) -> Option<Vcpu> {
+fn run_on<C: VirtualCpu>(hv: &Hypervisor<Glue>, vcpu: &Vcpu, hw: &mut C, msrs: &mut StoredMsrs) -> Option<Vcpu> {
     let per_cpu = hv.cpu();
     let this = cpu::this_cpu();
     let state: &ebb_core::Vcpu<Glue> = vcpu;
-    guest.hw.load();
+    hw.load();
     let exiting = cpu::pack_activity(Doing::Exit, vcpu.domain().id.0, state.id.0 as u16, 0);
     let next = loop {
         let reschedule = collect(hv, per_cpu, this) && per_cpu.attention().contains(CpuAttention::RESCHEDULE);
@@ -171,22 +169,22 @@ fn run_on<B: Backend>(hv: &Hypervisor<Glue>, vcpu: &Vcpu, mut guest: Guest<'_, B
             }
             continue;
         }
-        let Some(exit) = enter::<B>(hv, per_cpu, vcpu, state, guest.hw) else { continue };
+        let Some(exit) = enter(hv, per_cpu, vcpu, state, hw) else { continue };
         this.set_packed_activity(exiting);
-        exit::handle(hv, vcpu, &mut guest, exit);
+        exit::handle(hv, vcpu, hw, msrs, exit);
     };
-    guest.hw.unload();
+    hw.unload();
     next
 }
 
 /// One entry, until the exit that ends it; none when something came up just before.
 #[inline]
-fn enter<B: Backend>(
+fn enter<C: VirtualCpu>(
     hv: &Hypervisor<Glue>,
     per_cpu: &PerCpu<Glue>,
     vcpu: &Vcpu,
     state: &ebb_core::Vcpu<Glue>,
-    hw: &mut B::Vcpu,
+    hw: &mut C,
 ) -> Option<VmExit> {
     let domain = vcpu.domain();
     // From here on a CPU that changes translations or wants this one's attention sends a kick, which ends the entry.
@@ -201,7 +199,7 @@ fn enter<B: Backend>(
     } else if let Some(vector) = hv.only_upcall(domain, state) {
         hw.prepare_interrupt(vector, stale);
     } else {
-        plan_entry::<B>(hv, vcpu, hw, stale);
+        plan_entry(hv, vcpu, hw, stale);
     }
     let exit = hw.run();
     per_cpu.leave_guest();
@@ -217,7 +215,7 @@ fn enter<B: Backend>(
 
 /// The preparation of an entry for which something waits.
 #[inline(never)]
-fn plan_entry<B: Backend>(hv: &Hypervisor<Glue>, vcpu: &Vcpu, hw: &mut B::Vcpu, stale: bool) {
+fn plan_entry(hv: &Hypervisor<Glue>, vcpu: &Vcpu, hw: &mut dyn VirtualCpu, stale: bool) {
     let mut plan = hv.prepare_entry(vcpu, hw.interruptibility());
     plan.flush_tlb = stale;
     if let Some(start) = &plan.start {

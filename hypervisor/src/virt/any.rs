@@ -1,8 +1,8 @@
 //! The one place that knows which vendors there are: finds the one this machine has, and gives the rest of Ebb types
 //! that are either's.
 //!
-//! The core is compiled once, over these types; the run loop and the exits once for each vendor, so that no exit asks
-//! which vendor's it is but once.
+//! The core is compiled once, over these types, and so are most exits; the run loop and the hypercall are compiled once
+//! for each vendor, so that they never ask whose they are.
 
 use core::sync::atomic::{AtomicBool, Ordering};
 
@@ -88,6 +88,11 @@ pub fn probe() -> Result<(), &'static str> {
 /// The name of the extension in use.
 pub fn name() -> &'static str {
     if is_vmx() { Vmx::NAME } else { Svm::NAME }
+}
+
+/// The instruction by which guests call the hypervisor.
+pub fn hypercall_instruction() -> [u8; 3] {
+    if is_vmx() { Vmx::HYPERCALL_INSTRUCTION } else { Svm::HYPERCALL_INSTRUCTION }
 }
 
 /// Turns the extension on, on this CPU.

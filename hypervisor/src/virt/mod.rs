@@ -1,8 +1,8 @@
 //! The vendor border: what a virtualisation extension must offer, and the neutral form of its exits.
 //!
 //! `svm` and `vmx` implement [`Backend`] and [`VirtualCpu`], file by file alike. They translate; they decide nothing.
-//! Everything above (the exit dispatcher, the core, the run loop) is generic over the backend and chosen once, at
-//! boot, by [`any`].
+//! Everything above is over [`any`], which chooses once, at boot; the run loop and the hypercall are generic over
+//! [`VirtualCpu`].
 
 use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};

@@ -318,6 +318,7 @@ fn append_moved<M: Machine>(
 }
 
 /// Links an event at the end of the queue whose tail is `tail`. True if it became the head.
+#[inline(always)]
 fn append<M: Machine>(
     hv: &Hypervisor<M>,
     domain: &Domain<M>,

@@ -43,6 +43,7 @@ impl FreeList {
         Self { kind, heads: [NIL; ORDERS], nonempty: 0, pages: 0 }
     }
 
+    #[inline]
     fn push(&mut self, frames: &[FrameInfo], first: u32, order: u32) {
         let head = &mut self.heads[order as usize];
         let info = &frames[first as usize];
@@ -56,6 +57,7 @@ impl FreeList {
         self.nonempty |= 1 << order;
     }
 
+    #[inline]
     fn unlink(&mut self, frames: &[FrameInfo], first: u32, order: u32) {
         let info = &frames[first as usize];
         let (next, prev) = (info.next(), info.prev.load(Ordering::Relaxed));
@@ -92,6 +94,7 @@ impl FreeList {
     }
 
     /// Takes a block of exactly `order` out of the smallest one that holds it.
+    #[inline]
     pub(super) fn take(&mut self, frames: &[FrameInfo], order: u32) -> Option<u32> {
         let larger = self.nonempty >> order;
         if larger == 0 {

@@ -81,6 +81,7 @@ impl FrameHeap {
         self.free_unless_pinned_locked(&mut self.state.lock(), extent);
     }
 
+    #[inline]
     fn free_unless_pinned_locked(&self, state: &mut HeapState, extent: Extent) {
         if !self.region_pinned(&extent) {
             return self.give_back_locked(state, extent, Kind::Dirty);
