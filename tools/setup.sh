@@ -21,6 +21,9 @@ cc                            gcc
 /usr/lib/grub/x86_64-efi      grub-efi-amd64-bin
 /usr/share/ovmf/OVMF.fd       ovmf
 /usr/include/xen/xen.h        libxen-dev
+bochs-bin                     bochs
+/usr/share/bochs/BIOS-bochs-latest  bochsbios
+/usr/share/vgabios/vgabios.bin  vgabios
 LIST
 }
 

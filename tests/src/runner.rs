@@ -7,12 +7,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use ebb_tools::accel::Accel;
 use ebb_tools::archive::{self, Archive, Check};
+use ebb_tools::bochs;
 use ebb_tools::cmd::{watched_options, watched_records};
 use ebb_tools::iso::{self, Modules};
 use ebb_tools::library::Library;
-use ebb_tools::qemu::{self, Firmware, Machine};
+use ebb_tools::qemu::{self, Firmware, Machine, MachineEnd, Status};
 use ebb_tools::scenario::with_control;
-use ebb_tools::session::{self, Session};
+use ebb_tools::session::{self, Session, SessionEnd};
 use ebb_tools::trace::model::Model;
 use ebb_tools::view::View;
 use shared_abi::trace_stream::Kind;
@@ -61,7 +62,7 @@ impl Environment {
         let directory = self.out.join(case.name.replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "_"));
         let mut report =
             Report { name: case.name.clone(), outcome: Outcome::Pass, last_lines: Vec::new(), seconds: 0.0, directory };
-        if let Some(why) = cannot_boot(case.boot) {
+        if let Some(why) = case.bochs.as_ref().and_then(|_| bochs::missing()).or_else(|| cannot_boot(case.boot)) {
             report.outcome = Outcome::Skip(why);
             return report;
         }
@@ -98,7 +99,13 @@ impl Environment {
     fn once(&self, test: &Test, case: &Case, directory: &Path, prefix: &str, report: &mut Report) -> Result<Session> {
         let machine = self.machine(test, case, directory, prefix)?;
         let timeout = Duration::from_secs(test.spec.timeout) * self.patience;
-        let session = session::run(&machine, Some(timeout), &mut Observer::new(test), &|| false)?;
+        let mut session = session::run(&machine, Some(timeout), &mut Observer::new(test), &|| false)?;
+        // Bochs has no port for a status: it is powered off, and the trace has the status.
+        if let (Some(_), SessionEnd::Machine(MachineEnd::Off), Some(status)) =
+            (&case.bochs, session.end, session.model.end)
+        {
+            session.end = SessionEnd::Machine(MachineEnd::Status(Status(status as u8)));
+        }
         report.seconds += session.wall.as_secs_f64();
         let skip = session.console.len().saturating_sub(LAST_LINES);
         report.last_lines = session.console[skip..].to_vec();
@@ -113,14 +120,15 @@ impl Environment {
         Ok(Machine {
             cpus: case.cpus,
             memory: test.spec.memory,
-            accel: Accel::Tcg,
-            cpu_model: test.spec.cpu_model.clone(),
+            accel: if case.bochs.is_some() { Accel::Bochs } else { Accel::Tcg },
+            cpu_model: case.bochs.clone().or_else(|| test.spec.cpu_model.clone()),
             deterministic,
             boot: self.boot(test, case, directory, &options)?,
             console: directory.join(format!("{prefix}console.log")),
             keyboard: !test.input.is_empty(),
             trace: directory.join(format!("{prefix}trace.bin")),
-            messages: directory.join(format!("{prefix}qemu.log")),
+            messages: directory
+                .join(format!("{prefix}{}", if case.bochs.is_some() { "bochs.txt" } else { "qemu.log" })),
             extra: Vec::new(),
         })
     }

@@ -111,6 +111,15 @@ pub struct Spec {
     /// Seconds of wall-clock time that one run may take.
     #[serde(default = "a_minute")]
     pub timeout: u64,
+    /// Bochs' processor models to test with, beside QEMU; each starts from a disc.
+    #[serde(default)]
+    pub bochs: Vec<String>,
+    /// Further models under `--full`.
+    #[serde(default)]
+    pub full_bochs: Vec<String>,
+    /// Numbers of Bochs' processors.
+    #[serde(default = "one_cpu")]
+    pub bochs_cpus: Vec<u32>,
     /// QEMU's processor model.
     pub cpu_model: Option<String>,
     /// Whether time counts instructions.
@@ -237,6 +246,10 @@ impl Boot {
     }
 }
 
+fn one_cpu() -> Vec<u32> {
+    vec![1]
+}
+
 fn two_cpus() -> Vec<u32> {
     vec![2]
 }
@@ -257,6 +270,9 @@ fn a_minute() -> u64 {
     60
 }
 
+/// The option with which the hypervisor works around the interrupts that Bochs loses.
+const POLL_INTERRUPTS: &str = "poll-interrupts";
+
 /// One run of a test: a processor count, a way to boot, and options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Case {
@@ -272,6 +288,8 @@ pub struct Case {
     pub options: String,
     /// The first domain's kernel, if the test tries several.
     pub kernel: Option<String>,
+    /// The processor model, when Bochs is the machine.
+    pub bochs: Option<String>,
 }
 
 impl Test {
@@ -300,7 +318,7 @@ impl Test {
             bail!("its header comment, which is its page, is missing");
         }
         let spec: Spec = toml::from_str(text)?;
-        if spec.cpus.is_empty() || spec.boot.is_empty() || spec.options.is_empty() {
+        if (spec.cpus.is_empty() && spec.bochs.is_empty()) || spec.boot.is_empty() || spec.options.is_empty() {
             bail!("cpus, boot and options need a value each");
         }
         let domains: Vec<_> = spec.domains.iter().map(|d| d.to_domain(Path::new(""))).collect();
@@ -356,11 +374,28 @@ impl Test {
                     }
                     name += &format!(" cpus={cpus}");
                     let (options, kernel) = (options.clone(), kernel.cloned());
-                    cases.push(Case { test: index, name, cpus, boot, options, kernel });
+                    cases.push(Case { test: index, name, cpus, boot, options, kernel, bochs: None });
                 }
             }
         }
+        cases.extend(self.cases_of_bochs(index, full));
         cases
+    }
+
+    fn cases_of_bochs(&self, index: usize, full: bool) -> impl Iterator<Item = Case> {
+        let more = if full { self.spec.full_bochs.as_slice() } else { &[] };
+        let models = self.spec.bochs.iter().chain(more);
+        models.flat_map(move |model| {
+            self.spec.bochs_cpus.iter().map(move |&cpus| Case {
+                test: index,
+                name: format!("{} {model} cpus={cpus}", self.name),
+                cpus,
+                boot: Boot::IsoBios,
+                options: POLL_INTERRUPTS.into(),
+                kernel: None,
+                bochs: Some(model.clone()),
+            })
+        })
     }
 }
 

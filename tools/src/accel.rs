@@ -30,6 +30,8 @@ pub enum Accel {
     Kvm,
     /// QEMU's emulation.
     Tcg,
+    /// Bochs, for tests only.
+    Bochs,
 }
 
 /// Decides, and says why in a sentence.

@@ -7,6 +7,7 @@
 pub mod accel;
 pub mod archive;
 pub mod bench;
+pub mod bochs;
 pub mod cmd;
 pub mod config;
 pub mod control;

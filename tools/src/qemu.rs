@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 
 use crate::accel::Accel;
+use crate::bochs;
 use crate::size::Size;
 
 /// The emulator's program.
@@ -94,7 +95,7 @@ impl Machine {
         let model = self.cpu_model.as_deref();
         match self.accel {
             Accel::Kvm => push(&["-accel", "kvm", "-cpu", model.unwrap_or("host")]),
-            Accel::Tcg => push(&["-accel", "tcg", "-cpu", model.unwrap_or("EPYC")]),
+            Accel::Tcg | Accel::Bochs => push(&["-accel", "tcg", "-cpu", model.unwrap_or("EPYC")]),
         }
         if self.deterministic {
             push(&["-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01,clock=vm"]);
@@ -137,20 +138,25 @@ impl Machine {
         for path in [&self.console, &self.trace] {
             File::create(path)?;
         }
+        let messages = self.messages.clone();
+        if self.accel == Accel::Bochs {
+            let child = bochs::start(self)?;
+            return Ok(Running { child, control: None, keyboard: None, messages, understand: bochs::end });
+        }
         let keyboard = if self.keyboard { Some(Keyboard::create(&self.console)?) } else { None };
-        let messages = File::create(&self.messages)?;
+        let output = File::create(&self.messages)?;
         let mut child = Command::new(QEMU)
             .args(self.arguments())
             .stdin(Stdio::piped())
-            .stdout(messages.try_clone()?)
-            .stderr(messages)
+            .stdout(output.try_clone()?)
+            .stderr(output)
             .spawn()?;
         let mut control = child.stdin.take();
         if let Some(control) = &mut control {
             // From then on QEMU writes its events among its messages, the reason of the machine's end too.
             control.write_all(b"{\"execute\":\"qmp_capabilities\"}\n")?;
         }
-        Ok(Running { child, control, keyboard, messages: self.messages.clone() })
+        Ok(Running { child, control, keyboard, messages, understand: MachineEnd::of })
     }
 }
 
@@ -208,8 +214,10 @@ pub struct Running {
     /// QEMU's machine protocol, to ask it to quit.
     control: Option<ChildStdin>,
     keyboard: Option<Keyboard>,
-    /// Where QEMU's messages and events are.
+    /// Where the emulator's messages and events are.
     messages: PathBuf,
+    /// What its exit status and its messages mean.
+    understand: fn(ExitStatus, &str) -> MachineEnd,
 }
 
 impl Running {
@@ -229,7 +237,7 @@ impl Running {
     pub fn poll(&mut self) -> io::Result<Option<MachineEnd>> {
         let Some(status) = self.child.try_wait()? else { return Ok(None) };
         // The messages only tell ends with the same status apart; without them it is the commonest one.
-        Ok(Some(MachineEnd::of(status, &fs::read_to_string(&self.messages).unwrap_or_default())))
+        Ok(Some((self.understand)(status, &fs::read_to_string(&self.messages).unwrap_or_default())))
     }
 
     /// Ends the machine now and waits for it: asks QEMU to quit, and kills it if it does not.

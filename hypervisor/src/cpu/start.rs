@@ -55,6 +55,11 @@ impl Plan<'_> {
         let others = self.entries.iter().filter(|entry| entry.apic_id != self.boot_apic_id);
         others.filter(move |entry| reachable(entry.apic_id)).take(limit)
     }
+
+    /// Processors that nobody asked to leave out, and that are not used all the same.
+    fn unreached(&self) -> usize {
+        self.entries.len().min(self.limit).saturating_sub(1 + self.targets().count())
+    }
 }
 
 /// Sends INIT to every processor of the plan. At least 10 ms must pass before [`start_all`].
@@ -66,6 +71,12 @@ pub(crate) fn send_init(plan: &Plan<'_>) {
 
 /// Starts every processor of the plan and waits until each is in Rust.
 pub(crate) fn start_all(plan: &Plan<'_>, run: fn(CpuId) -> !) {
+    let unreached = plan.unreached();
+    if unreached != 0 {
+        warn!(
+            "{unreached} processors are not used: at most {MAX_CPUS} are, and without x2APIC those with ids below 255"
+        );
+    }
     if plan.targets().next().is_none() {
         return;
     }

@@ -19,6 +19,7 @@ mod number {
     pub const MTRR_CAP: u32 = 0xfe;
     pub const MCG_CAP: u32 = 0x179;
     pub const MCG_STATUS: u32 = 0x17a;
+    pub const MISC_ENABLE: u32 = 0x1a0;
     pub const DEBUGCTL: u32 = 0x1d9;
     pub const MTRR_VARIABLE: u32 = 0x200;
     pub const MTRR_VARIABLE_LAST: u32 = 0x20f;
@@ -130,6 +131,7 @@ impl Context<'_> {
             number::TSC => crate::time::rdtsc(),
             number::MTRR_CAP => MTRR_CAP_VALUE,
             number::DECODE_CONFIGURATION => DECODE_CONFIGURATION_VALUE,
+            number::MISC_ENABLE => crate::virt::any::misc_enable().ok_or(Fault::GeneralProtection(0))?,
             number::MCG_CAP
             | number::MCG_STATUS
             | number::PATCH_LEVEL
@@ -165,6 +167,7 @@ impl Context<'_> {
             | number::NORTHBRIDGE_CONFIGURATION
             | number::K7_PERFORMANCE..=number::K7_PERFORMANCE_LAST => {}
             number::DEBUGCTL if value == 0 => {}
+            number::MISC_ENABLE if crate::virt::any::misc_enable().is_some() => {}
             _ => return Err(Fault::GeneralProtection(0)),
         }
         Ok(())

@@ -95,6 +95,11 @@ pub fn hypercall_instruction() -> [u8; 3] {
     if is_vmx() { Vmx::HYPERCALL_INSTRUCTION } else { Svm::HYPERCALL_INSTRUCTION }
 }
 
+/// What guests read from IA32_MISC_ENABLE, where the vendor has it.
+pub fn misc_enable() -> Option<u64> {
+    if is_vmx() { Vmx::MISC_ENABLE } else { Svm::MISC_ENABLE }
+}
+
 /// Turns the extension on, on this CPU.
 ///
 /// # Errors

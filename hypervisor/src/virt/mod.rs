@@ -77,6 +77,8 @@ pub trait Backend: Sized + Send + Sync + 'static {
     const NAME: &'static str;
     /// The instruction by which its guests call the hypervisor.
     const HYPERCALL_INSTRUCTION: [u8; 3];
+    /// What guests read from IA32_MISC_ENABLE, where the vendor has it: kernels do before they can take a fault.
+    const MISC_ENABLE: Option<u64>;
     /// Its nested page-table format.
     type Format: EntryFormat;
     /// Its state for a vCPU.

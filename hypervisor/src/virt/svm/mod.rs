@@ -57,6 +57,7 @@ impl Backend for Svm {
     const NAME: &'static str = "AMD SVM";
     /// VMMCALL.
     const HYPERCALL_INSTRUCTION: [u8; 3] = [0x0f, 0x01, 0xd9];
+    const MISC_ENABLE: Option<u64> = None;
     type Format = Npt;
     type Vcpu = vcpu::SvmVcpu;
 
