@@ -8,6 +8,7 @@ mod events;
 mod memory;
 mod pair;
 mod simple;
+mod tmem;
 mod xenstore;
 
 use crate::{cpu, println, trace};
@@ -52,6 +53,10 @@ const ROWS: &[(BenchId, Row)] = &[
     (BenchId::PING_PONG_HALT, pair::ping_pong_halt),
     (BenchId::XENSTORE_READ, xenstore::read),
     (BenchId::XENSTORE_TRANSACTION, xenstore::transaction),
+    (BenchId::TMEM_PUT, tmem::put),
+    (BenchId::TMEM_GET, tmem::get),
+    (BenchId::TMEM_MISS, tmem::miss),
+    (BenchId::TMEM_FLUSH, tmem::flush),
 ];
 
 /// The cost of reading the clock twice.

@@ -8,6 +8,7 @@ mod hostile;
 mod misuse;
 mod reclaim;
 mod tide;
+mod tmem;
 
 use alloc::string::String;
 use ebb_guest_logic::args::Args;
@@ -29,6 +30,8 @@ const WORKLOADS: &[(&str, Run)] = &[
     ("free-page-tables", ending::free_page_tables),
     ("hostile", hostile::run),
     ("misuse", misuse::run),
+    ("hostile-tmem", tmem::hostile),
+    ("hoard-tmem", tmem::hoard),
     ("crash", ending::crash),
     ("stack-overflow", ending::stack_overflow),
     ("reboot", ending::reboot),
