@@ -306,6 +306,8 @@ pub struct Initialised {
     pub ticks: u64,
     /// Those of them in which the boot processor waited: for clocks to be calibrated, for other processors.
     pub waited: u64,
+    /// The TSC at this time: with the record's time it tells what guests mean by a value of theirs.
+    pub tsc: u64,
 }
 
 /// The building of a domain begins: nothing has been done for it yet.
@@ -563,7 +565,7 @@ const _: () = {
     assert!(size_of::<VcpuSwitch>() == 8);
     assert!(size_of::<EventSend>() == 8);
     assert!(size_of::<DomainStart>() == 24);
-    assert!(size_of::<Initialised>() == 16);
+    assert!(size_of::<Initialised>() == 24);
     assert!(size_of::<DomainBuild>() == 24);
     assert!(size_of::<VcpuStart>() == 8);
     assert!(size_of::<DomainExits>() == 168);

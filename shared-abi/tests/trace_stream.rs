@@ -59,7 +59,7 @@ fn sample() -> Vec<u8> {
     );
     append(&mut stream, &EventSend { domid: DomId(1), pad: 0, port: Port(3) }, 1, 60);
     append(&mut stream, &Lost { count: 4 }, 1, 70);
-    append(&mut stream, &Initialised { ticks: 9, waited: 3 }, 0, 72);
+    append(&mut stream, &Initialised { ticks: 9, waited: 3, tsc: 12 }, 0, 72);
     append(&mut stream, &DomainBuild { domid: DomId(1), clean: 5, pages: 6, ..Default::default() }, 0, 74);
     append(&mut stream, &VcpuStart { domid: DomId(1), vcpu: 1, pad: 0 }, 1, 76);
     append(&mut stream, &DomainExits { domid: DomId(1), ..Default::default() }, 1, 78);

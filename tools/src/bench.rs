@@ -4,10 +4,8 @@ use std::fmt::Write as _;
 use std::io::{self, Write};
 
 use serde_json::{Value, json};
-use shared_abi::bench::{Bench, BenchId, DOMAIN_CREATE, INITIALISATION, TABLE};
+use shared_abi::bench::{Bench, BenchId, TABLE};
 use shared_abi::guest_event::BenchResult;
-
-use crate::trace::model::Model;
 
 /// A row of the table and its result, if there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,30 +62,9 @@ pub fn text(rows: &[Row]) -> String {
     out
 }
 
-/// Instructions from the trace's start, early in the hypervisor's own, to the first domain's first:
-/// the rest of the initialisation and the building of a domain.
-#[must_use]
-pub fn start_up(model: &Model) -> Option<u64> {
-    model.start?;
-    let first = model.domains.values().filter_map(|d| d.started_ns).min()?;
-    first.checked_sub(model.started_ns)
-}
-
-/// The line about [`start_up`].
-#[must_use]
-pub fn start_up_text(instructions: Option<u64>) -> String {
-    let ebb = instructions.map_or_else(|| "not measured".into(), |n| n.to_string());
-    let (init, create) = (INITIALISATION, DOMAIN_CREATE);
-    format!(
-        "From the start of the trace to the domain's first instruction (128 MiB, 2 vCPUs): {ebb}. Xen: {} to \
-         initialise and {} to create the domain; aims {} and {}.",
-        init.xen_tcg, create.xen_tcg, init.aim, create.aim
-    )
-}
-
 /// The table as JSON.
 #[must_use]
-pub fn json(rows: &[Row], start_up: Option<u64>) -> Value {
+pub fn json(rows: &[Row], machine: Value) -> Value {
     let row = |row: &Row| {
         json!({
             "id": row.bench.id.0,
@@ -101,7 +78,7 @@ pub fn json(rows: &[Row], start_up: Option<u64>) -> Value {
             "max": row.result.map(|r| r.max),
         })
     };
-    json!({"unit": "instructions", "start_up": start_up, "rows": rows.iter().map(row).collect::<Vec<_>>()})
+    json!({"unit": "instructions", "machine": machine, "rows": rows.iter().map(row).collect::<Vec<_>>()})
 }
 
 /// Writes the table as comma-separated values.
@@ -150,14 +127,6 @@ mod tests {
     }
 
     #[test]
-    fn start_up_is_the_time_to_the_first_domain() {
-        let model = crate::trace::model::tests::model_of(&crate::trace::model::tests::made_up_run());
-        assert_eq!(start_up(&model), Some(1000));
-        assert_eq!(start_up(&Model::default()), None);
-        assert!(start_up_text(Some(1000)).contains("vCPUs): 1000. Xen: 160000000"));
-    }
-
-    #[test]
     fn the_files_have_every_row() {
         let rows = rows(&[result(1, 300)]);
         let mut out = Vec::new();
@@ -165,8 +134,8 @@ mod tests {
         let text = String::from_utf8(out).unwrap();
         assert_eq!(text.lines().count(), TABLE.len() + 1);
         assert!(text.contains("1,\"null hypercall (xen_version)\",5474,707,350,100,299,300,309"), "{text}");
-        let value = json(&rows, Some(5));
-        assert_eq!(value["start_up"], 5);
+        let value = json(&rows, json!(5));
+        assert_eq!(value["machine"], 5);
         assert_eq!(value["rows"].as_array().map(Vec::len), Some(TABLE.len()));
         assert_eq!(value["rows"][0]["median"], 300);
         assert!(value["rows"][1]["median"].is_null());

@@ -16,6 +16,7 @@ pub mod image;
 pub mod iso;
 pub mod library;
 pub mod linux;
+pub mod machine_bench;
 pub mod paths;
 pub mod qemu;
 pub mod report;

@@ -17,6 +17,7 @@ mod load;
 mod memory;
 mod power;
 mod report;
+mod tick;
 mod xenbus;
 
 use std::process::ExitCode;
@@ -33,11 +34,13 @@ fn main() -> ExitCode {
 
 /// Runs as process 1. It returns only when the kernel shall panic for want of it.
 fn init() -> ExitCode {
+    let began = tick::now();
     if let Err(error) = report::set_up() {
         // There is no console yet: the kernel's panic tells of it.
         eprintln!("init: failed to set up: {error}");
         return ExitCode::FAILURE;
     }
+    report::say(&format!("began at tick {began}"));
     facts::say_all();
     let jobs = match job::from_command_line(&facts::command_line()) {
         Ok(jobs) => jobs,

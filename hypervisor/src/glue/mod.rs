@@ -76,7 +76,7 @@ pub fn start(boot: &Boot) -> ! {
     let hv = create(boot);
     run::release_others(hv);
     let (ticks, waited) = crate::machine::ticks_since_start();
-    trace_ring::record(Kind::INITIALISED.0, Initialised { ticks, waited }.as_bytes());
+    trace_ring::record(Kind::INITIALISED.0, Initialised { ticks, waited, tsc: crate::time::rdtsc() }.as_bytes());
     let mut built = Vec::new();
     for config in configs {
         let name = config.name.clone();

@@ -1,25 +1,75 @@
 //! `ebb bench`: a guest measures hypercalls in instructions, in a machine whose time counts them.
 
 use std::fs::{self, File};
-use std::io::{BufWriter, Write};
+use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use clap::Args;
+use clap::{Args, ValueEnum};
+use serde_json::Value;
+use shared_abi::trace_stream::Kind;
 
 use crate::accel::Accel;
 use crate::archive::Check;
 use crate::bench;
-use crate::cmd::{Programs, exit_code, watched_options};
+use crate::cmd::{Programs, exit_code, watched_options, watched_records};
+use crate::machine_bench::{self, Figure, LinuxBoot, Rate};
 use crate::paths;
 use crate::qemu::{Boot, Machine};
 use crate::scenario::Scenario;
-use crate::session::{self, Files, SessionEnd, Silent};
+use crate::session::{self, Files, Session, SessionEnd, Silent};
+use crate::trace::model::Model;
+use crate::view::View;
 
 /// One processor, so that the figures for a kick and for ping-pong include the switch.
 const SCENARIO: &str = include_str!("../../scenarios/bench.toml");
+
+/// A domain that is built a second time.
+const AGAIN: &str = include_str!("../../scenarios/bench-again.toml");
+/// A boot of Linux.
+const LINUX: &str = include_str!("../../scenarios/bench-linux.toml");
+/// Its domain and its kernel, as the scenario has them.
+const LINUX_NAME: &str = "linux";
+const LINUX_KERNEL: &str = "debian-cloud";
+/// The records that only measurements look at.
+const RECORDS: [Kind; 4] = [Kind::INITIALISED, Kind::DOMAIN_BUILD, Kind::VCPU_START, Kind::DOMAIN_EXITS];
+/// The vCPUs it is given, one boot each.
+const LINUX_VCPUS: [u32; 3] = [1, 2, 4];
+
+/// The boot of Linux with so many vCPUs.
+fn linux_with(vcpus: u32) -> String {
+    LINUX.replace("vcpus = 2", &format!("vcpus = {vcpus}"))
+}
+
+/// Shows nothing, and stops when so many domains have been built and begun.
+struct UntilBuilt(usize);
+
+impl View for UntilBuilt {
+    fn console(&mut self, _line: &str) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn tick(&mut self, model: &Model) -> io::Result<bool> {
+        Ok(model.creations.len() >= self.0)
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A part of the measurements, for `--only`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// What a guest measures: hypercalls, events, memory, XenStore
+    Calls,
+    /// The hypervisor's initialisation, the making of a domain, clearing memory
+    Start,
+    /// Boots of Debian's Linux
+    Linux,
+}
 
 /// The options of `ebb bench`.
 #[derive(Args, Debug)]
@@ -32,12 +82,29 @@ pub struct Bench {
     #[arg(long, value_name = "MODEL")]
     cpu_model: Option<String>,
 
-    /// Stop after so many seconds of wall-clock time
+    /// Stop a machine after so many seconds of wall-clock time; there is one for each part, and for each boot of Linux
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     timeout: u64,
 
+    /// Only these parts
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PART")]
+    only: Vec<Part>,
+
     #[command(flatten)]
     programs: Programs,
+}
+
+/// What came of all parts.
+#[derive(Default)]
+struct Results {
+    rows: Vec<bench::Row>,
+    figures: Vec<Figure>,
+    rates: Vec<Rate>,
+    boots: Vec<LinuxBoot>,
+    /// What was asked for and could not be measured, with the reason.
+    missing: Vec<String>,
+    /// What the tool exits with.
+    code: u8,
 }
 
 impl Bench {
@@ -47,19 +114,84 @@ impl Bench {
     /// The machine could not be started, or results not be written.
     pub fn run(&self) -> Result<ExitCode> {
         let files = Files::create(&self.out)?;
-        let machine = self.machine(&files)?;
-        eprintln!("Measuring in instructions (TCG, -icount shift=0); this takes a few minutes at most.");
-        let timeout = Duration::from_secs(self.timeout);
-        let session = session::run(&machine, Some(timeout), &mut Silent, &|| false)?;
-        let rows = bench::rows(&session.model.benches);
-        let start_up = bench::start_up(&session.model);
-        println!("{}{}", bench::text(&rows), bench::start_up_text(start_up));
-        self.write(&files, &rows, start_up)?;
-
-        let missing = bench::missing(&rows);
-        if missing.is_empty() && exit_code(session.end) == 0 {
-            return Ok(ExitCode::SUCCESS);
+        eprintln!("Measuring in instructions (TCG, -icount shift=0); a few minutes in all, --only leaves parts out.");
+        let mut results = Results::default();
+        if self.wants(Part::Calls) {
+            self.calls(&files, &mut results)?;
         }
+        if self.wants(Part::Start) {
+            self.start(&files, &mut results)?;
+        }
+        if self.wants(Part::Linux) {
+            self.linux(&files, &mut results)?;
+        }
+        let Results { rows, figures, rates, boots, missing, code } = results;
+        if !rows.is_empty() {
+            println!("{}", bench::text(&rows));
+        }
+        print!("{}", machine_bench::text(&figures, &rates, &boots));
+        self.write(&files, &rows, machine_bench::json(&figures, &rates, &boots))?;
+        for what in missing {
+            eprintln!("ebb: not measured: {what}");
+        }
+        Ok(ExitCode::from(code))
+    }
+
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+
+    /// The table that a guest fills.
+    fn calls(&self, files: &Files, results: &mut Results) -> Result<()> {
+        let session = self.session(files, "bench", "a guest measures calls", SCENARIO, &mut Silent)?;
+        results.rows = bench::rows(&session.model.benches);
+        results.rates.extend(machine_bench::extent_rates(&results.rows));
+        let missing = bench::missing(&results.rows);
+        if !missing.is_empty() || exit_code(session.end) != 0 {
+            results.code = self.report(&session);
+            results.missing.extend(missing.into_iter().map(str::to_owned));
+        }
+        Ok(())
+    }
+
+    /// The machine's start, a domain's, and one's from memory that has been cleared.
+    fn start(&self, files: &Files, results: &mut Results) -> Result<()> {
+        let mut view = UntilBuilt(2);
+        let session = self.session(files, "bench-start", "a domain is built twice", AGAIN, &mut view)?;
+        let figures = machine_bench::start_up(&session.model);
+        results.rates.extend(machine_bench::clearing(&session.model));
+        let missing: Vec<_> = figures.iter().filter(|figure| figure.ebb.is_none()).collect();
+        if !missing.is_empty() {
+            results.code = self.report(&session);
+            results.missing.extend(missing.into_iter().map(|figure| figure.name.clone()));
+        }
+        results.figures.extend(figures);
+        Ok(())
+    }
+
+    /// Linux with 1, 2 and 4 vCPUs. Where its kernel cannot be had the reason is told, and that is no error.
+    fn linux(&self, files: &Files, results: &mut Results) -> Result<()> {
+        if let Err(error) = self.programs.library().read(LINUX_KERNEL) {
+            results.missing.push(format!("boots of Linux: {error:#}"));
+            return Ok(());
+        }
+        for vcpus in LINUX_VCPUS {
+            let what = format!("Linux boots with {vcpus} vCPUs");
+            let session =
+                self.session(files, &format!("bench-linux-{vcpus}"), &what, &linux_with(vcpus), &mut Silent)?;
+            let boot = LinuxBoot::read(&session.model, &session.console, LINUX_NAME, vcpus);
+            if boot.instructions.is_none() || exit_code(session.end) != 0 {
+                results.code = self.report(&session);
+                results.missing.push(what);
+            }
+            results.figures.push(boot.figure());
+            results.boots.push(boot);
+        }
+        Ok(())
+    }
+
+    /// Shows how a machine ended that did not do what it was started for; the status to exit with.
+    fn report(&self, session: &Session) -> u8 {
         for line in session.console.iter().rev().take(20).rev() {
             eprintln!("  {line}");
         }
@@ -67,16 +199,22 @@ impl Bench {
             SessionEnd::Machine(end) => eprintln!("ebb: {end}"),
             _ => eprintln!("ebb: stopped after {} s", self.timeout),
         }
-        if !missing.is_empty() {
-            eprintln!("ebb: not measured: {}", missing.join("; "));
-        }
-        Ok(ExitCode::from(exit_code(session.end).max(1)))
+        exit_code(session.end).max(1)
     }
 
-    fn machine(&self, files: &Files) -> Result<Machine> {
-        let scenario = Scenario::parse(SCENARIO, PathBuf::new())?;
-        let archive = crate::cmd::pack(&scenario.domains(), &self.programs.library(), Check::Images)?;
-        let path = files.path("bench.tar");
+    fn session(&self, files: &Files, name: &str, what: &str, scenario: &str, view: &mut dyn View) -> Result<Session> {
+        let machine = self.machine(files, name, Scenario::parse(scenario, PathBuf::new())?)?;
+        eprint!("{what} ... ");
+        let session = session::run(&machine, Some(Duration::from_secs(self.timeout)), view, &|| false)?;
+        eprintln!("{:.0} s", session.wall.as_secs_f32());
+        Ok(session)
+    }
+
+    fn machine(&self, files: &Files, name: &str, scenario: Scenario) -> Result<Machine> {
+        let mut library = self.programs.library();
+        let domains = scenario.to_boot(&mut library)?;
+        let archive = crate::cmd::pack(&domains, &library, Check::Images)?;
+        let path = files.path(&format!("{name}.tar"));
         fs::write(&path, archive.to_bytes()?).with_context(|| format!("cannot write {}", path.display()))?;
         Ok(Machine {
             cpus: scenario.host.cpus,
@@ -87,23 +225,23 @@ impl Bench {
             boot: Boot::Pvh {
                 hypervisor: paths::hypervisor(self.programs.hypervisor.as_deref())?,
                 archive: Some(path),
-                options: watched_options(&[&scenario.host.options], true),
+                options: watched_options(&[&scenario.host.options, &watched_records(&RECORDS)], true),
             },
-            console: files.path("bench-console.log"),
+            console: files.path(&format!("{name}-console.log")),
             keyboard: false,
-            trace: files.path("bench-trace.bin"),
-            messages: files.path("bench-qemu.log"),
+            trace: files.path(&format!("{name}-trace.bin")),
+            messages: files.path(&format!("{name}-qemu.log")),
             extra: Vec::new(),
         })
     }
 
-    fn write(&self, files: &Files, rows: &[bench::Row], start_up: Option<u64>) -> Result<()> {
+    fn write(&self, files: &Files, rows: &[bench::Row], machine: Value) -> Result<()> {
         let (csv, json) = (files.path("bench.csv"), files.path("bench.json"));
         let write = || {
             let mut out = BufWriter::new(File::create(&csv)?);
             bench::csv(rows, &mut out)?;
             out.flush()?;
-            fs::write(&json, format!("{:#}\n", bench::json(rows, start_up)))
+            fs::write(&json, format!("{:#}\n", bench::json(rows, machine)))
         };
         write().with_context(|| format!("cannot write {} or {}", csv.display(), json.display()))?;
         println!("Written: {}, {}", csv.display(), json.display());
@@ -116,9 +254,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_scenario_is_sound() {
-        let scenario = Scenario::parse(SCENARIO, PathBuf::new()).unwrap();
-        assert_eq!(scenario.host.cpus, 1);
-        crate::scenario::check_fits(&scenario.domains(), 1 << 20, scenario.host.memory).unwrap();
+    fn the_scenarios_are_sound() {
+        for text in [SCENARIO, AGAIN, LINUX, &linux_with(4)] {
+            let scenario = Scenario::parse(text, PathBuf::new()).unwrap();
+            assert_eq!((scenario.host.cpus, scenario.domains().len()), (1, 1));
+            crate::scenario::check_fits(&scenario.domains(), 1 << 20, scenario.host.memory).unwrap();
+        }
+    }
+
+    #[test]
+    fn linux_gets_its_vcpus() {
+        let domains = Scenario::parse(&linux_with(4), PathBuf::new()).unwrap().domains();
+        assert_eq!(
+            (domains[0].name.as_str(), domains[0].vcpus, domains[0].kernel.as_str()),
+            (LINUX_NAME, 4, LINUX_KERNEL)
+        );
     }
 }

@@ -36,8 +36,8 @@ pub struct Model {
     pub selfballoon: Vec<(u64, u16, SelfballoonStep)>,
     /// What guests' reclaim had done, with times and the domain.
     pub reclaim: Vec<(u64, u16, ReclaimStatus)>,
-    /// The end of the hypervisor's own initialisation.
-    pub initialised: Option<Initialised>,
+    /// The end of the hypervisor's own initialisation, and its time, ns.
+    pub initialised: Option<(u64, Initialised)>,
     /// Domains that were built and began to run, in that order.
     pub creations: Vec<Creation>,
     /// Domains that are being built, by id: since when, and with what.
@@ -61,6 +61,8 @@ pub struct Creation {
     pub clean: u64,
     /// From the beginning of its building to its first instruction, ns.
     pub ns: u64,
+    /// The time of that, ns.
+    pub began_ns: u64,
 }
 
 impl Creation {
@@ -189,7 +191,7 @@ impl Model {
                 let started_ns = Some(header.time_ns);
                 self.domains.insert(start.domid.0, Domain { name, started_ns, ..Domain::default() });
             }
-            Record::Initialised(initialised) => self.initialised = Some(*initialised),
+            Record::Initialised(initialised) => self.initialised = Some((header.time_ns, *initialised)),
             Record::DomainBuild(build) => {
                 self.building.insert(build.domid.0, (header.time_ns, *build));
             }
@@ -223,7 +225,7 @@ impl Model {
             && let Some((from_ns, build)) = self.building.remove(&domid)
         {
             let ns = time_ns.saturating_sub(from_ns);
-            self.creations.push(Creation { domid, pages: build.pages, clean: build.clean, ns });
+            self.creations.push(Creation { domid, pages: build.pages, clean: build.clean, ns, began_ns: time_ns });
         }
     }
 
