@@ -42,8 +42,8 @@ run: build ## Watch memory move between a Linux and Rust guests; results land in
 bench: build ## Measure the hypercalls in instructions, beside Xen's figures
 	@$(EBB) bench --out $(OUT) $(ARGS)
 
-experiment: build ## Compare four ways to divide a host's memory, transcendent memory among them; tables and plots in out/
-	@$(EBB) experiment tmem --out $(OUT) $(ARGS)
+experiment: build ## Memory divided in four ways; ARGS=locks for locks under overcommit; tables and plots in out/
+	@$(EBB) experiment $(or $(ARGS),tmem) --out $(OUT)
 
 iso: build ## Write out/ebb.iso, bootable by BIOS and UEFI, from a disc or a USB stick
 	@mkdir -p $(OUT)

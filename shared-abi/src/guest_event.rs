@@ -39,6 +39,12 @@ pub const RECLAIM_STATUS: u16 = 0x004;
 pub const BENCH_RESULT: u16 = 0x010;
 /// Number of [`TestResult`].
 pub const TEST_RESULT: u16 = 0x011;
+/// Number of [`Contention`].
+pub const CONTENTION: u16 = 0x020;
+/// Number of [`KickTimes`].
+pub const KICK_TIMES: u16 = 0x021;
+/// Number of [`WaitTimes`].
+pub const WAIT_TIMES: u16 = 0x022;
 /// Numbers from this one on are not accepted.
 pub const EVENT_LIMIT: u16 = 0x1000;
 
@@ -173,6 +179,95 @@ pub struct TestResult {
     pub outcome: u16,
 }
 
+/// The locks that are compared, by their numbers in [`Contention`] and the others.
+pub const LOCKS: [&str; 9] =
+    ["tas", "ticket", "preemptable", "mcs", "pvticket", "pvmcs", "hybrid", "mutex", "semaphore"];
+/// The mutex's number.
+pub const LOCK_MUTEX: u8 = 7;
+/// The semaphore's number.
+pub const LOCK_SEMAPHORE: u8 = 8;
+/// Buckets of waits: bucket `n` has those of `2^n` to `2^(n+1)` ns, the last all longer ones too.
+pub const WAIT_BUCKETS: usize = 36;
+
+/// What one vCPU (or thread) had of a contended lock.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct Contention {
+    /// Which of [`LOCKS`].
+    pub lock: u8,
+    /// Padding.
+    pub pad: u8,
+    /// The vCPU or thread.
+    pub vcpu: u16,
+    /// How often it had the lock.
+    pub operations: u32,
+    /// How long it waited in all, µs.
+    pub wait_us: u32,
+    /// Its longest wait, µs.
+    pub worst_us: u32,
+    /// Looks in vain, thousands.
+    pub spins: u32,
+    /// Sleeps.
+    pub blocks: u32,
+    /// Kicks given.
+    pub kicks: u32,
+}
+
+/// More of the same: kicks that ended sleeps, preemptions as the runstate tells them, processor time.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct KickTimes {
+    /// Which of [`LOCKS`].
+    pub lock: u8,
+    /// Padding.
+    pub pad: u8,
+    /// The vCPU or thread.
+    pub vcpu: u16,
+    /// Sleeps that a kick ended.
+    pub woken: u32,
+    /// From the kick to the end of the sleep, ns, the mean.
+    pub mean_ns: u32,
+    /// The longest.
+    pub worst_ns: u32,
+    /// Critical sections in which it lost its processor.
+    pub holder_preempted: u32,
+    /// Waits in which it did.
+    pub waiter_preempted: u32,
+    /// Processor time it used, µs.
+    pub ran_us: u32,
+}
+
+/// How long waits for a lock were: a part of the [`WAIT_BUCKETS`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct WaitTimes {
+    /// Which of [`LOCKS`].
+    pub lock: u8,
+    /// Which part.
+    pub part: u8,
+    /// Padding.
+    pub pad: u16,
+    /// The part's buckets.
+    pub counts: [u32; 6],
+}
+
+impl WaitTimes {
+    /// Buckets in one part.
+    pub const COUNTS: usize = 6;
+}
+
+impl GuestEvent for Contention {
+    const EVENT: u16 = CONTENTION;
+}
+
+impl GuestEvent for KickTimes {
+    const EVENT: u16 = KICK_TIMES;
+}
+
+impl GuestEvent for WaitTimes {
+    const EVENT: u16 = WAIT_TIMES;
+}
+
 impl GuestEvent for BalloonStatus {
     const EVENT: u16 = BALLOON_STATUS;
 }
@@ -200,6 +295,10 @@ impl GuestEvent for TestResult {
 const _: () = {
     assert!(size_of::<BalloonStatus>() == XENTRACE_EXTRA_BYTES);
     assert!(size_of::<Workload>() == 16);
+    assert!(size_of::<Contention>() == XENTRACE_EXTRA_BYTES);
+    assert!(size_of::<KickTimes>() == XENTRACE_EXTRA_BYTES);
+    assert!(size_of::<WaitTimes>() == XENTRACE_EXTRA_BYTES);
+    assert!(WAIT_BUCKETS.is_multiple_of(WaitTimes::COUNTS));
     assert!(size_of::<SelfballoonStep>() == XENTRACE_EXTRA_BYTES);
     assert!(size_of::<ReclaimStatus>() == XENTRACE_EXTRA_BYTES);
     assert!(size_of::<BenchResult>() == 20);

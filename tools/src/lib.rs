@@ -10,6 +10,7 @@ pub mod bench;
 pub mod bochs;
 pub mod cmd;
 pub mod config;
+pub mod contention;
 pub mod control;
 pub mod experiment;
 pub mod image;

@@ -20,8 +20,8 @@ enum Command {
     Run(Box<cmd::run::Run>),
     /// Measure the hypercalls in instructions, beside Xen's figures
     Bench(Box<cmd::bench::Bench>),
-    /// Divide a host's memory in several ways under the same load, and compare what comes of them
-    Experiment(cmd::experiment::Experiment),
+    /// Compare ways to divide a host's memory, or locks under overcommit: tables and plots
+    Experiment(Box<cmd::experiment::Experiment>),
     /// Pack a scenario or a list of domains into a boot archive
     Pack(cmd::pack::Pack),
     /// Make a disc image that boots by BIOS and UEFI

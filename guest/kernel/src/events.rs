@@ -176,12 +176,12 @@ fn bind_own_ports(id: usize) -> Result<(), &'static str> {
     let own = percpu::of(id).ok_or("too many vCPUs")?;
     let vcpu = VcpuId(id as u32);
     let timer = event_channel::bind_virq(Virq::TIMER, vcpu).map_err(|_| "VIRQ_TIMER cannot be bound")?;
-    adopt(timer, KIND_TIMER)?;
+    adopt(timer, (id as u64) << 8 | KIND_TIMER)?;
     own.timer_port.store(timer.0, Ordering::Relaxed);
     let kick = event_channel::bind_ipi(vcpu).map_err(|_| "an IPI port cannot be bound")?;
     adopt(kick, KIND_KICK)?;
     own.kick_port.store(kick.0, Ordering::Relaxed);
-    Ok(())
+    crate::pv::prepare(id)
 }
 
 /// Makes sure that the port has an event word.
@@ -225,7 +225,8 @@ fn dispatch(id: usize, port: Port) {
         return;
     };
     match token.get() & 0xFF {
-        KIND_TIMER => timer::expired(),
+        // With the 2-level ABI all vCPUs share the pending words: this may be another one's timer.
+        KIND_TIMER => timer::expired((token.get() >> 8) as usize),
         KIND_SIGNAL => {
             let signal = &SIGNALS[(token.get() >> 8) as usize];
             // Looked up without a lock: the port may have been closed by another vCPU meanwhile.

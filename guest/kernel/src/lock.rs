@@ -1,15 +1,23 @@
 //! A spin lock that switches interrupts off while it is held, for data that interrupt handlers share.
+//!
+//! It is the PV ticketlock of `ebb_locks`: a vCPU that has waited in vain sleeps, and is kicked when its turn has come.
+//! With the argument `nopvspin`, and until a vCPU has its port, it is the plain ticketlock.
 #![allow(unsafe_code)] // `UnsafeCell` behind a lock.
 
 use crate::cpu;
+use crate::percpu::MAX_CPUS;
+use crate::pv::Pv;
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
-use core::sync::atomic::{AtomicBool, Ordering};
+use ebb_locks::{RawTicketLock, Small};
+
+// Each vCPU waits for a lock once at most, and small tickets serve 128.
+const _: () = assert!(MAX_CPUS <= 128);
 
 /// A value that one vCPU at a time works on, with interrupts off.
 #[derive(Debug)]
 pub struct IrqLock<T> {
-    held: AtomicBool,
+    raw: RawTicketLock<Small>,
     value: UnsafeCell<T>,
 }
 
@@ -26,22 +34,21 @@ pub struct Guard<'a, T> {
 impl<T> IrqLock<T> {
     /// A free lock around `value`.
     pub const fn new(value: T) -> Self {
-        Self { held: AtomicBool::new(false), value: UnsafeCell::new(value) }
+        Self { raw: RawTicketLock::new(Small::new(0)), value: UnsafeCell::new(value) }
     }
 
     /// Waits for the lock.
     pub fn lock(&self) -> Guard<'_, T> {
         let interrupts = cpu::interrupts_off();
-        while self.held.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            core::hint::spin_loop();
-        }
+        // The guard takes the ticket from the lock: it may be dropped by another context than the one that drew it.
+        let _ = self.raw.lock(&Pv);
         Guard { lock: self, interrupts }
     }
 
     /// Takes the lock if it is free.
     pub fn try_lock(&self) -> Option<Guard<'_, T>> {
         let interrupts = cpu::interrupts_off();
-        if self.held.compare_exchange(false, true, Ordering::Acquire, Ordering::Relaxed).is_ok() {
+        if self.raw.try_lock().is_some() {
             return Some(Guard { lock: self, interrupts });
         }
         if interrupts {
@@ -56,7 +63,11 @@ impl<T> IrqLock<T> {
     /// The calling vCPU holds the lock, and the guard that took it belongs to a context that will not run before it
     /// holds the lock again (a thread that was switched away from).
     pub unsafe fn force_unlock(&self) {
-        self.held.store(false, Ordering::Release);
+        self.unlock();
+    }
+
+    fn unlock(&self) {
+        self.raw.unlock(&Pv, self.raw.holders_ticket());
     }
 }
 
@@ -78,7 +89,7 @@ impl<T> DerefMut for Guard<'_, T> {
 
 impl<T> Drop for Guard<'_, T> {
     fn drop(&mut self) {
-        self.lock.held.store(false, Ordering::Release);
+        self.lock.unlock();
         if self.interrupts {
             cpu::interrupts_on();
         }

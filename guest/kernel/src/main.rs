@@ -29,6 +29,7 @@ mod paging;
 mod panic;
 mod percpu;
 mod program;
+mod pv;
 mod reclaim;
 mod selfballoon;
 mod smp;

@@ -24,6 +24,9 @@ pub type Mutex<T> = ebb_mutex::Mutex<T, Kernel, KernelRules>;
 /// The same, watched in every build.
 pub type Watched<T> = ebb_mutex::Mutex<T, Kernel, Checked>;
 
+/// The semaphore beside it.
+pub type Semaphore = ebb_mutex::Semaphore<Kernel>;
+
 /// A free mutex; the name is for reports.
 pub const fn new<T>(_name: &'static str, value: T) -> Mutex<T> {
     #[cfg(debug_assertions)]

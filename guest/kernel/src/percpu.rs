@@ -26,6 +26,8 @@ pub struct PerCpu {
     pub timer_port: AtomicU32,
     /// Port that wakes the vCPU, 0 before it is bound.
     pub kick_port: AtomicU32,
+    /// Port through which the vCPU is kicked out of its wait for a lock, 0 when its locks do not sleep.
+    pub lock_port: AtomicU32,
     /// Stack pointer of the idle context while a thread runs.
     pub idle_stack: AtomicU64,
     /// Upcalls taken.
@@ -52,6 +54,7 @@ static CPUS: [PerCpu; MAX_CPUS] = [const {
         timer_armed: AtomicU64::new(u64::MAX),
         timer_port: AtomicU32::new(0),
         kick_port: AtomicU32::new(0),
+        lock_port: AtomicU32::new(0),
         idle_stack: AtomicU64::new(0),
         upcalls: AtomicU64::new(0),
         in_handler: AtomicBool::new(false),

@@ -20,8 +20,12 @@ pub fn arm(deadline: u64) {
     }
 }
 
-/// The timer's event has come. Interrupts are off.
-pub fn expired() {
-    percpu::own().timer_armed.store(u64::MAX, Ordering::Relaxed);
+/// The event of this vCPU's timer, or of another's, has come. Interrupts are off.
+///
+/// Should the other one set its timer at this moment, it may forget that: it then sets it once more than it had to.
+pub fn expired(id: usize) {
+    if let Some(vcpu) = percpu::of(id) {
+        vcpu.timer_armed.store(u64::MAX, Ordering::Relaxed);
+    }
     thread::wake_due();
 }

@@ -12,8 +12,10 @@
 #![no_std]
 #![deny(unsafe_code)]
 
+pub mod lab;
 mod lock;
 mod platform;
+mod sync;
 mod ticket;
 mod word;
 

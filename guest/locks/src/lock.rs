@@ -4,7 +4,9 @@
 use core::cell::UnsafeCell;
 use core::ops::{Deref, DerefMut};
 
+use crate::lab::{Hybrid, Node, PlainTicket, Preemptable, Queued, SpinLock, TestAndSet};
 use crate::platform::Platform;
+use crate::sync::AtomicU32;
 use crate::ticket::{RawTicketLock, Ticket};
 use crate::word::Word;
 
@@ -83,4 +85,45 @@ impl<T, W: Word, P: Platform> Drop for TicketGuard<'_, T, W, P> {
     fn drop(&mut self) {
         self.lock.raw.unlock(&self.lock.platform, self.ticket.copy());
     }
+}
+
+impl<W: Word, P: Platform> SpinLock<P> for RawTicketLock<W> {
+    type Token = Ticket;
+
+    #[inline]
+    fn lock(&self, platform: &P) -> Ticket {
+        self.lock(platform)
+    }
+
+    #[inline]
+    fn unlock(&self, platform: &P, ticket: Ticket) {
+        self.unlock(platform, ticket);
+    }
+}
+
+/// Constructors over the processor's own atomics.
+macro_rules! free {
+    ($($lock:ident($($word:ident),*);)*) => {
+        $(
+            impl $lock {
+                /// A free one.
+                #[allow(clippy::new_without_default)]
+                pub const fn new() -> Self {
+                    Self::with($({
+                        let $word = AtomicU32::new(0);
+                        $word
+                    }),*)
+                }
+            }
+        )*
+    };
+}
+
+free! {
+    TestAndSet(held);
+    PlainTicket(word);
+    Preemptable(drawn, served, held);
+    Queued(tail);
+    Hybrid(word, tail, sleeper);
+    Node(next, state, used);
 }

@@ -90,6 +90,14 @@ impl<W: Word> RawTicketLock<W> {
         }
     }
 
+    /// The ticket of the holder, for a lock that one context takes and another lets go.
+    ///
+    /// Called by the holder only: to anybody else the answer means nothing.
+    #[inline]
+    pub fn holders_ticket(&self) -> Ticket {
+        Ticket(Self::head(self.word.load(Ordering::Relaxed)))
+    }
+
     /// Whether somebody has the lock, at some instant.
     pub fn is_locked(&self) -> bool {
         let now = self.word.load(Ordering::Relaxed);

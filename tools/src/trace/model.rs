@@ -3,7 +3,11 @@
 
 use std::collections::BTreeMap;
 
-use shared_abi::guest_event::{self, BalloonStatus, BenchResult, ReclaimStatus, SelfballoonStep, TestResult, Workload};
+use crate::contention::Reports;
+use shared_abi::guest_event::{
+    self, BalloonStatus, BenchResult, Contention, KickTimes, ReclaimStatus, SelfballoonStep, TestResult, WaitTimes,
+    Workload,
+};
 use shared_abi::sched;
 use shared_abi::trace_stream::{
     self, DomainBuild, DomainSample, ExitReason, GuestEvent, Header, HostSample, Initialised, Record, Start, VcpuStart,
@@ -36,6 +40,8 @@ pub struct Model {
     pub selfballoon: Vec<(u64, u16, SelfballoonStep)>,
     /// What guests' reclaim had done, with times and the domain.
     pub reclaim: Vec<(u64, u16, ReclaimStatus)>,
+    /// What was reported of contended locks.
+    pub contention: Reports,
     /// The end of the hypervisor's own initialisation, and its time, ns.
     pub initialised: Option<(u64, Initialised)>,
     /// Domains that were built and began to run, in that order.
@@ -276,6 +282,12 @@ impl Model {
             self.tests.push((domid, result));
         } else if let Some(result) = event.decode::<BenchResult>() {
             self.benches.push((domid, result));
+        } else if let Some(share) = event.decode::<Contention>() {
+            self.contention.shares.push((domid, share));
+        } else if let Some(kicks) = event.decode::<KickTimes>() {
+            self.contention.kicks.push((domid, kicks));
+        } else if let Some(waits) = event.decode::<WaitTimes>() {
+            self.contention.waits.push((domid, waits));
         }
     }
 

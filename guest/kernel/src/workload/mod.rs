@@ -1,5 +1,6 @@
 //! The workloads, by name.
 
+mod contend;
 mod ending;
 mod follow;
 mod held;
@@ -22,6 +23,8 @@ const WORKLOADS: &[(&str, Run)] = &[
     ("tide", tide::run),
     ("follow", follow::run),
     ("reclaim", reclaim::run),
+    ("contend", contend::run),
+    ("mutex", contend::run_tasks),
     ("spin", ending::spin),
     ("tripleflt", ending::triple_fault),
     ("flood-console", ending::flood_console),

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::{Args, ValueEnum};
+use clap::Args;
 
 use crate::accel::Accel;
 use crate::archive::Check;
@@ -18,20 +18,9 @@ use crate::paths;
 use crate::qemu::{Boot, Machine};
 use crate::session::{self, Files, Session, Silent};
 
-/// What can be tried.
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum Which {
-    /// Transcendent memory, selfballooning, ballooning and a static division
-    Tmem,
-}
-
-/// The options of `ebb experiment`.
+/// The options of `ebb experiment tmem`.
 #[derive(Args, Debug)]
-pub struct Experiment {
-    /// The experiment
-    #[arg(value_enum)]
-    which: Which,
-
+pub struct Tmem {
     /// The disk under the guests, which is simulated
     #[arg(long, value_enum, default_value_t)]
     disk: Disk,
@@ -56,13 +45,12 @@ pub struct Experiment {
     programs: Programs,
 }
 
-impl Experiment {
+impl Tmem {
     /// Runs the configurations one after the other, and prints what came of them.
     ///
     /// # Errors
     /// A machine could not be started or ended badly, or results not be written.
     pub fn run(&self) -> Result<ExitCode> {
-        let Which::Tmem = self.which;
         let files = Files::create(&self.out)?;
         let known = |name: &String| CONFIGURATIONS.iter().any(|configuration| configuration.name == name);
         if let Some(unknown) = self.only.iter().find(|name| !known(name)) {

@@ -1,0 +1,225 @@
+//! `ebb experiment locks`: the overcommit experiment. Guests contend for each lock of the laboratory at rising numbers of vCPUs for
+//! each processor; throughput, fairness, waits and preemptions become a table, `locks.csv` and plots.
+
+use std::fs::{self, File};
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+
+use crate::accel::Accel;
+use crate::archive::Check;
+use crate::cmd::{Programs, exit_code, watched_options};
+use crate::contention::{self, Row, Setting};
+use crate::paths;
+use crate::qemu::{Boot, Machine};
+use crate::scenario::Scenario;
+use crate::session::{self, Files, Session, Silent};
+
+/// Critical sections: a name, turns of an empty loop under the lock, and turns between.
+const SECTIONS: [(&str, u32, u32); 2] = [("short", 200, 400), ("long", 10_000, 20_000)];
+
+/// The options of `ebb experiment locks`.
+#[derive(Args, Debug)]
+pub struct Locks {
+    /// Where locks.csv and the plots go
+    #[arg(long, value_name = "DIR", default_value = "out")]
+    out: PathBuf,
+
+    /// Physical processors
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    cpus: u32,
+
+    /// vCPUs for each processor, one machine for each
+    #[arg(long, value_name = "LIST", default_values_t = [1, 2, 3, 4], value_delimiter = ',')]
+    overcommit: Vec<u32>,
+
+    /// Domains that share them, each with its own lock
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    domains: u32,
+
+    /// Critical sections: short, long
+    #[arg(long, value_name = "LIST", default_values_t = [String::from("short"), String::from("long")], value_delimiter = ',')]
+    sections: Vec<String>,
+
+    /// Locks of the laboratory: all, or names
+    #[arg(long, value_name = "LIST", default_value = "all")]
+    locks: String,
+
+    /// How long each lock is tried, milliseconds of the machine's time
+    #[arg(long, value_name = "MS", default_value_t = 500)]
+    duration: u64,
+
+    /// Let time follow the wall clock instead of counting instructions: processors run at the same time, and no
+    /// two runs are alike
+    #[arg(long)]
+    wall_clock: bool,
+
+    /// Compare the mutex with the semaphore, 16 threads on 8 vCPUs, instead
+    #[arg(long)]
+    mutex: bool,
+
+    /// Stop a machine after so many seconds of wall-clock time
+    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    timeout: u64,
+
+    #[command(flatten)]
+    programs: Programs,
+}
+
+impl Locks {
+    /// Runs all machines, prints and writes.
+    ///
+    /// # Errors
+    /// A machine could not be run, or results not be written.
+    pub fn run(&self) -> Result<ExitCode> {
+        let files = Files::create(&self.out)?;
+        let mut rows = Vec::new();
+        for (setting, args) in self.machines()? {
+            eprintln!(
+                "Contending: {} domain(s) of {} vCPUs on {} CPU(s), {} sections",
+                setting.domains, setting.vcpus, setting.cpus, setting.section
+            );
+            let session = self.session(&files, &setting, &args)?;
+            let more = contention::rows(&setting, &session.model.contention);
+            ensure!(!more.is_empty(), "no lock was reported");
+            rows.extend(more);
+        }
+        print!("{}", contention::text(&rows));
+        self.write(&files, &rows)?;
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Every machine, and its guests' arguments.
+    fn machines(&self) -> Result<Vec<(Setting, String)>> {
+        ensure!(self.cpus > 0 && self.domains > 0 && self.duration > 0, "a count is 0");
+        let duration_ms = self.duration;
+        if self.mutex {
+            let setting = Setting { cpus: self.cpus, domains: 1, vcpus: 8, section: "short", duration_ms };
+            return Ok(vec![(setting, format!("workload=mutex tasks=16 duration={duration_ms}"))]);
+        }
+        let mut machines = Vec::new();
+        for name in &self.sections {
+            let Some((section, held, outside)) = SECTIONS.into_iter().find(|(known, ..)| known == name) else {
+                bail!("there is no section `{name}`");
+            };
+            for ratio in &self.overcommit {
+                let vcpus = ratio * self.cpus / self.domains;
+                ensure!((1..=16).contains(&vcpus), "a domain cannot have {vcpus} vCPUs");
+                let setting = Setting { cpus: self.cpus, domains: self.domains, vcpus, section, duration_ms };
+                let locks = &self.locks;
+                let args =
+                    format!("workload=contend lock={locks} section={held} outside={outside} duration={duration_ms}");
+                machines.push((setting, args));
+            }
+        }
+        Ok(machines)
+    }
+
+    fn session(&self, files: &Files, setting: &Setting, args: &str) -> Result<Session> {
+        let scenario = Scenario::parse(&scenario(setting, args), PathBuf::new())?;
+        let archive = crate::cmd::pack(&scenario.domains(), &self.programs.library(), Check::Images)?;
+        let path = files.path("locks.tar");
+        fs::write(&path, archive.to_bytes()?).with_context(|| format!("cannot write {}", path.display()))?;
+        let machine = Machine {
+            cpus: scenario.host.cpus,
+            memory: scenario.host.memory,
+            accel: Accel::Tcg,
+            cpu_model: None,
+            deterministic: !self.wall_clock,
+            boot: Boot::Pvh {
+                hypervisor: paths::hypervisor(self.programs.hypervisor.as_deref())?,
+                archive: Some(path),
+                options: watched_options(&[&scenario.host.options], !self.wall_clock),
+            },
+            console: files.path("locks-console.log"),
+            keyboard: false,
+            trace: files.path("locks-trace.bin"),
+            messages: files.path("locks-qemu.log"),
+            extra: Vec::new(),
+        };
+        let session = session::run(&machine, Some(Duration::from_secs(self.timeout)), &mut Silent, &|| false)?;
+        if exit_code(session.end) != 0 {
+            for line in session.console.iter().rev().take(20).rev() {
+                eprintln!("  {line}");
+            }
+            bail!("the machine ended as it should not (exit status {})", exit_code(session.end));
+        }
+        Ok(session)
+    }
+
+    fn write(&self, files: &Files, rows: &[Row]) -> Result<()> {
+        let path = files.path("locks.csv");
+        let write = || {
+            let mut out = BufWriter::new(File::create(&path)?);
+            contention::csv(rows, &mut out)?;
+            out.flush()
+        };
+        write().with_context(|| format!("cannot write {}", path.display()))?;
+        println!("Written: {}", path.display());
+        for (section, ..) in SECTIONS {
+            if !self.mutex && rows.iter().any(|row| row.setting.section == section) {
+                let path = files.path(&format!("locks-{section}.svg"));
+                contention::plot(rows, section, &path)?;
+                println!("Written: {}", path.display());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The machine's scenario.
+fn scenario(setting: &Setting, args: &str) -> String {
+    let mut text = format!(
+        "[host]\ncpus = {}\nmemory = \"{}M\"\noptions = \"sample=10000\"\n",
+        setting.cpus,
+        64 + 48 * setting.domains
+    );
+    for domain in 0..setting.domains {
+        text += &format!(
+            "\n[[domain]]\nname = \"locks{domain}\"\nmemory = \"32M\"\nvcpus = {}\nargs = \"{args}\"\n",
+            setting.vcpus
+        );
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        locks: Locks,
+    }
+
+    fn machines(args: &[&str]) -> Result<Vec<(Setting, String)>> {
+        Cli::parse_from(["locks"].iter().chain(args)).locks.machines()
+    }
+
+    #[test]
+    fn a_machine_for_each_ratio_and_section() {
+        let all = machines(&[]).unwrap();
+        assert_eq!(all.len(), 8);
+        assert!(all.iter().all(|(setting, args)| setting.cpus == 1 && args.contains("lock=all")));
+        let two = machines(&["--cpus", "2", "--domains", "2", "--overcommit", "4", "--sections", "long"]).unwrap();
+        assert_eq!(two.len(), 1);
+        assert_eq!((two[0].0.vcpus, two[0].0.overcommit()), (4, 4.0));
+        assert!(machines(&["--sections", "huge"]).is_err());
+        assert!(machines(&["--domains", "4", "--overcommit", "1"]).is_err());
+        assert_eq!(machines(&["--mutex"]).unwrap()[0].0.vcpus, 8);
+    }
+
+    #[test]
+    fn the_scenarios_are_sound() {
+        for (setting, args) in machines(&["--cpus", "2", "--domains", "2"]).unwrap() {
+            let scenario = Scenario::parse(&scenario(&setting, &args), PathBuf::new()).unwrap();
+            crate::scenario::check_fits(&scenario.domains(), 1 << 20, scenario.host.memory).unwrap();
+        }
+    }
+}
