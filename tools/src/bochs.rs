@@ -80,7 +80,7 @@ fn configuration(machine: &Machine, disc: &Path) -> io::Result<String> {
         "config_interface: textconfig\n\
          display_library: rfb, options=\"timeout=0\"\n\
          plugin_ctrl: speaker=0\n\
-         cpu: model={model}, count={cpus}, ips=10000000, reset_on_triple_fault=0, ignore_bad_msrs=0\n\
+         cpu: model={model}, count={cpus}, ips=100000000, reset_on_triple_fault=0, ignore_bad_msrs=0\n\
          clock: sync=none, time0=946684800\n\
          memory: guest={mib}, host={mib}\n\
          romimage: file={bios}, options=fastboot\n\
