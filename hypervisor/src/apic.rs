@@ -143,6 +143,8 @@ pub(crate) fn init_this_cpu() {
             }
         }
     }
+    // First of all: while the APIC is disabled by software, its vector table's entries cannot be unmasked (SDM 11.4.7.2).
+    write(SPURIOUS, 1 << 8 | u32::from(SPURIOUS_VECTOR));
     let entries = (read(VERSION) >> 16 & 0xff) + 1;
     for (lvt, needs) in [(LVT_LINT0, 0), (LVT_LINT1, 0), (LVT_PERFORMANCE, 5), (LVT_THERMAL, 6), (LVT_CMCI, 7)] {
         if entries >= needs {
@@ -154,7 +156,6 @@ pub(crate) fn init_this_cpu() {
     write(TIMER_DIVIDE, 0xb);
     write(TIMER_INITIAL, 0);
     write(LVT_TIMER, timer_entry());
-    write(SPURIOUS, 1 << 8 | u32::from(SPURIOUS_VECTOR));
     // What was left in service by the firmware would hold back everything below it.
     for _ in 0..8 {
         eoi();
