@@ -17,7 +17,7 @@ EBB_TESTS  := $(TARGET_DIR)/debug/ebb-tests
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup build run bench experiment iso test test-full check test-host test-machine test-checked doc miri clean
+.PHONY: help setup build run bench bench-tmem experiment iso test test-full check test-host test-machine test-checked doc miri clean
 
 help: ## Explain the targets (what you are reading)
 	@echo 'Ebb, a Type-1 micro-hypervisor for x86-64 with the Xen ABI. Targets:'
@@ -41,6 +41,9 @@ run: build ## Watch memory move between a Linux and Rust guests; results land in
 
 bench: build ## Measure the hypercalls in instructions, beside Xen's figures
 	@$(EBB) bench --out $(OUT) $(ARGS)
+
+bench-tmem: setup ## Measure the transcendent-memory store on this machine, beside memcpy and LZ4
+	@$(CARGO) bench -p ebb-tmem --bench store
 
 experiment: build ## Memory divided in four ways; ARGS=locks for locks under overcommit; tables and plots in out/
 	@$(EBB) experiment $(or $(ARGS),tmem) --out $(OUT)

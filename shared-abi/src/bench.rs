@@ -78,11 +78,11 @@ benches! {
     XENSTORE_READ = 20, "XenStore read, request and reply", 0, 0, 20_000;
     /// Start, read, write and end.
     XENSTORE_TRANSACTION = 21, "XenStore transaction of four requests", 0, 0, 80_000;
-    /// A page that does not compress, into a private ephemeral pool. Two copies of 512 steps, two instructions for each
+    /// A page that does not compress, into a private ephemeral pool. Two copies of 512 steps, four instructions for each
     /// word that is hashed, and the books.
-    TMEM_PUT = 22, "tmem put of a page", 0, 0, 4_000;
+    TMEM_PUT = 22, "tmem put of a page", 0, 0, 5_000;
     /// The same page back: one copy, and the books.
-    TMEM_GET = 23, "tmem get of a page", 0, 0, 2_500;
+    TMEM_GET = 23, "tmem get of a page", 0, 0, 3_000;
     /// A get of a page that is not there.
     TMEM_MISS = 24, "tmem get that misses", 0, 0, 1_200;
     /// A page forgotten.

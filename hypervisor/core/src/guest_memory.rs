@@ -260,12 +260,20 @@ impl<M: Machine> Hypervisor<M> {
     /// # Errors
     /// As [`Hypervisor::write_physical`].
     pub(crate) fn write_physical_frame(&self, domain: &Domain<M>, address: u64, from: Mfn) -> Result<(), Errno> {
+        debug_assert!(page_offset(address) == 0);
         self.each_physical_page(domain, address, PAGE_SIZE, Access::Write, |at, _| {
-            let mut part = [0; WORDS];
-            for offset in (0..PAGE_SIZE).step_by(WORDS) {
-                self.machine.read(MachineAddress::in_frame(from, offset), &mut part);
-                self.machine.write(MachineAddress(at.0 + offset as u64), &part);
-            }
+            self.machine.copy_frame(from, at.frame());
+        })
+    }
+
+    /// Copies a page of a domain's guest-physical memory to a frame that only the caller knows of.
+    ///
+    /// # Errors
+    /// As [`Hypervisor::read_physical`].
+    pub(crate) fn read_physical_frame(&self, domain: &Domain<M>, address: u64, to: Mfn) -> Result<(), Errno> {
+        debug_assert!(page_offset(address) == 0);
+        self.each_physical_page(domain, address, PAGE_SIZE, Access::Read, |at, _| {
+            self.machine.copy_frame(at.frame(), to);
         })
     }
 

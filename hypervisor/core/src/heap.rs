@@ -310,6 +310,22 @@ impl FrameHeap {
         }
     }
 
+    /// One frame for `owner`, which overwrites all of it before anybody can read it: a dirty one, if there is one, so that
+    /// cleared ones stay for those who need them.
+    ///
+    /// # Errors
+    /// What is short.
+    pub(crate) fn allocate_uncleared<M: Machine>(&self, machine: &M, owner: Owner) -> Result<Extent, Shortage> {
+        let mut state = self.state.lock();
+        self.check_allowed(&state, 0, owner, false)?;
+        if let Some(first) = state.dirty.take(self.frames, 0) {
+            self.enter(&mut state, first, 0, owner);
+            return Ok(Extent::from_record(Mfn(u64::from(first)), 0));
+        }
+        drop(state);
+        self.try_allocate(machine, 0, owner, false)
+    }
+
     /// One cleared frame for `owner`: `wanted` if it is free and cleared, else any.
     ///
     /// # Errors

@@ -123,6 +123,8 @@ pub trait Machine: Sized + Send + Sync + 'static {
     /// The machine's memory map, as its firmware gave it.
     fn memory_map(&self) -> &[E820Entry];
 
+    /// Copies a frame's contents to another.
+    fn copy_frame(&self, from: Mfn, to: Mfn);
     /// Clears `1 << order` frames.
     fn zero(&self, first: Mfn, order: u32);
 

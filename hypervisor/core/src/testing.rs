@@ -223,6 +223,14 @@ impl Machine for FakeMachine {
         &MEMORY_MAP
     }
 
+    fn copy_frame(&self, from: Mfn, to: Mfn) {
+        self.accesses.fetch_add(2, Ordering::Relaxed);
+        for offset in (0..PAGE_SIZE).step_by(8) {
+            let word = self.word64(MachineAddress::in_frame(from, offset)).load(Ordering::Relaxed);
+            self.word64(MachineAddress::in_frame(to, offset)).store(word, Ordering::Relaxed);
+        }
+    }
+
     fn zero(&self, first: Mfn, order: u32) {
         self.zeroed.fetch_add(1 << order, Ordering::Relaxed);
         let start = first.0 * PAGE_SIZE as u64;

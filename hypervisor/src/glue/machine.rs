@@ -112,6 +112,12 @@ impl Machine for Glue {
         &self.memory_map
     }
 
+    fn copy_frame(&self, from: Mfn, to: Mfn) {
+        // SAFETY: both frames are RAM in the direct map (the core's promise), and no Rust reference is made to either;
+        // a guest may use one of them meanwhile, as for `read`.
+        unsafe { copy(phys_to_virt(from.0 << 12), phys_to_virt(to.0 << 12), 1 << 12) };
+    }
+
     fn zero(&self, first: Mfn, order: u32) {
         // SAFETY: the frames are RAM in the direct map and belong to the core, which asks for it.
         unsafe { clear::frames(first.0 << 12, order) };

@@ -125,12 +125,13 @@ impl<'a, F: Frames> Payer<'a, F> {
         self.freed.get()
     }
 
-    /// A frame, if there is one just so.
-    pub fn allocate(&self) -> Result<Frame, Shortage> {
+    /// A frame, cleared if it must be, if there is one just so.
+    pub fn allocate(&self, clear: bool) -> Result<Frame, Shortage> {
         if !self.account.take(self.charge.kind) {
             return Err(Shortage::Maximum);
         }
-        self.frames.allocate(self.charge).inspect_err(|_| {
+        let frame = if clear { self.frames.allocate(self.charge) } else { self.frames.allocate_any(self.charge) };
+        frame.inspect_err(|_| {
             self.account.counter(self.charge.kind).fetch_sub(1, Relaxed);
         })
     }

@@ -19,10 +19,10 @@ const ROUNDS: usize = 64;
 const CANDIDATES: usize = 8;
 
 impl<F: Frames> Tmem<'_, F> {
-    /// A frame for a payer, with eviction if there is none.
-    pub(crate) fn obtain(&self, payer: &Payer<'_, F>) -> Result<Frame, Shortage> {
+    /// A frame for a payer, cleared if it must be, with eviction if there is none.
+    pub(crate) fn obtain(&self, payer: &Payer<'_, F>, clear: bool) -> Result<Frame, Shortage> {
         for _ in 0..ROUNDS {
-            let shortage = match payer.allocate() {
+            let shortage = match payer.allocate(clear) {
                 Ok(frame) => return Ok(frame),
                 Err(shortage) => shortage,
             };

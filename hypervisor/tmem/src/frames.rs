@@ -98,6 +98,13 @@ pub trait Frames: Send + Sync {
     /// # Errors
     /// What is short.
     fn allocate(&self, charge: Charge) -> Result<Frame, Shortage>;
+    /// The same, but whatever is in the frame may stay there: the store writes each byte before it reads it.
+    ///
+    /// # Errors
+    /// What is short.
+    fn allocate_any(&self, charge: Charge) -> Result<Frame, Shortage> {
+        self.allocate(charge)
+    }
     /// Gives a frame back. It is cleared before anybody else has it.
     fn free(&self, frame: Frame, charge: Charge);
     /// A 64-bit word of an allocated frame.
@@ -126,6 +133,11 @@ pub trait GuestPage<F: Frames> {
     /// # Errors
     /// [`Fault`] when it is not mapped.
     fn read(&self, page: &mut Page) -> Result<(), Fault>;
+    /// Copies the caller's page into a frame that nobody else knows of. When that fails, anything may be in the frame.
+    ///
+    /// # Errors
+    /// As for [`GuestPage::read`].
+    fn read_frame(&self, frames: &F, frame: u32) -> Result<(), Fault>;
     /// Copies into the caller's page.
     ///
     /// # Errors

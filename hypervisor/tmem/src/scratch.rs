@@ -63,6 +63,9 @@ impl Scratch {
 
     /// Whether the page is all zero.
     pub(crate) fn is_zero(&self) -> bool {
-        self.page[0].as_chunks::<64>().0.iter().all(|chunk| chunk == &[0; 64])
+        let zero = |chunk: &[u8; 64]| {
+            chunk.as_chunks::<8>().0.iter().fold(0, |all, word| all | u64::from_ne_bytes(*word)) == 0
+        };
+        self.page[0].as_chunks::<64>().0.iter().all(zero)
     }
 }

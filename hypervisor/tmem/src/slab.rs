@@ -52,12 +52,11 @@ impl<const WORDS: usize> Slab<WORDS> {
         if frame == NIL {
             return None;
         }
-        let (index, bits) = (0..Self::BITMAPS)
-            .map(|index| (index, frames.word(frame, BITMAP + index).load(Relaxed)))
-            .find(|(_, bits)| *bits != 0)?;
+        let (index, bits) =
+            (0..Self::BITMAPS).map(|index| (index, Self::bitmap(frames, frame, index))).find(|(_, bits)| *bits != 0)?;
         let slot = index * 64 + bits.trailing_zeros() as usize;
         frames.word(frame, BITMAP + index).store(bits & (bits - 1), Relaxed);
-        if self.free_slots(frames, frame) == 0 {
+        if Self::is_full(frames, frame) {
             self.unlink(frames, frame);
         }
         for word in 0..WORDS {
@@ -71,8 +70,7 @@ impl<const WORDS: usize> Slab<WORDS> {
     pub fn add<F: Frames>(&mut self, frames: &F, frame: Frame) {
         let frame = frame.into_number();
         for index in 0..Self::BITMAPS {
-            // The header is no slot.
-            frames.word(frame, BITMAP + index).store(if index == 0 { !1 } else { !0 }, Relaxed);
+            frames.word(frame, BITMAP + index).store(Self::unused(index), Relaxed);
         }
         self.frames += 1;
         self.link(frames, frame);
@@ -82,20 +80,20 @@ impl<const WORDS: usize> Slab<WORDS> {
     #[must_use = "the frame must be freed"]
     pub fn free<F: Frames>(&mut self, frames: &F, id: SlotId) -> Option<Frame> {
         let (frame, slot) = Self::place(id);
-        let before = self.free_slots(frames, frame);
+        let was_full = Self::is_full(frames, frame);
         let bitmap = frames.word(frame, BITMAP + slot / 64);
         let bits = bitmap.load(Relaxed);
         debug_assert!(slot != 0 && bits >> (slot % 64) & 1 == 0, "slot {id:#x} freed twice");
         bitmap.store(bits | 1 << (slot % 64), Relaxed);
         self.used -= 1;
-        if before as usize + 2 == Self::SLOTS {
-            if before != 0 {
+        if (0..Self::BITMAPS).all(|index| Self::bitmap(frames, frame, index) == Self::unused(index)) {
+            if !was_full {
                 self.unlink(frames, frame);
             }
             self.frames -= 1;
             return Some(Frame::new(frame));
         }
-        if before == 0 {
+        if was_full {
             self.link(frames, frame);
         }
         None
@@ -118,8 +116,17 @@ impl<const WORDS: usize> Slab<WORDS> {
         ((id >> Self::SHIFT) as u32, id as usize % Self::SLOTS)
     }
 
-    fn free_slots<F: Frames>(&self, frames: &F, frame: u32) -> u32 {
-        (0..Self::BITMAPS).map(|index| frames.word(frame, BITMAP + index).load(Relaxed).count_ones()).sum()
+    fn bitmap<F: Frames>(frames: &F, frame: u32, index: usize) -> u64 {
+        frames.word(frame, BITMAP + index).load(Relaxed)
+    }
+
+    /// Part of the bitmap of a frame with no used slot. The header is no slot.
+    fn unused(index: usize) -> u64 {
+        if index == 0 { !1 } else { !0 }
+    }
+
+    fn is_full<F: Frames>(frames: &F, frame: u32) -> bool {
+        (0..Self::BITMAPS).all(|index| Self::bitmap(frames, frame, index) == 0)
     }
 
     fn link<F: Frames>(&mut self, frames: &F, frame: u32) {

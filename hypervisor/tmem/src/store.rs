@@ -5,13 +5,13 @@ use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicBool, AtomicU64};
 
+use rapidhash::v3::{RapidSecrets, rapidhash_v3_inline};
 use spin::{Mutex, RwLock, RwLockReadGuard};
-use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::account::{Account, Payer};
 use crate::arena::{Arena, Which};
 use crate::client::{Client, Pool, SHARED_POOLS, State, Use, count};
-use crate::frames::{ClientId, Fault, Frames, GuestPage, PAGE_SIZE, Page, Shortage};
+use crate::frames::{ClientId, FRAME_WORDS, Fault, Frames, GuestPage, PAGE_SIZE, Page, Shortage};
 use crate::scratch::Scratch;
 use crate::shard::{Key, ObjectId, POOLS};
 use crate::shared::SharedPool;
@@ -111,6 +111,7 @@ pub struct StoreCounters {
 /// The store: see the crate. It keeps no frames of its own accord, and does nothing by itself.
 pub struct Store {
     pub(crate) config: Config,
+    secrets: RapidSecrets,
     pub(crate) accounts: Box<[Account]>,
     /// At most one element each; a `Vec`, because making one can fail without taking the machine down.
     pub(crate) clients: Box<[RwLock<Vec<Client>>]>,
@@ -128,6 +129,7 @@ impl Store {
     pub fn new(config: Config) -> Self {
         Self {
             config,
+            secrets: RapidSecrets::seed(config.seed),
             accounts: (0..config.clients).map(|_| Account::new()).collect(),
             clients: (0..config.clients).map(|_| RwLock::new(Vec::new())).collect(),
             shared: (0..SHARED_POOLS).map(|_| SharedPool::new()).collect(),
@@ -175,6 +177,7 @@ pub(crate) struct Opened<'c, F: Frames> {
     /// Whether a get takes the page out.
     pub exclusive: bool,
     deduplicate: bool,
+    compress: bool,
     _uses: (Use<'c>, Option<Use<'c>>),
 }
 
@@ -191,19 +194,21 @@ impl<'a, F: Frames> Tmem<'a, F> {
         let pool = &client.pools[index];
         let in_use = pool.gate.enter().ok_or(Error::NoPool)?;
         let deduplicate = client.deduplicate.load(Relaxed);
+        let compress = pool.compress.load(Relaxed);
         let Some(shared) = pool.shared() else {
             let arena = client.arena(pool.is_persistent());
             let payer = arena.payer(self.frames, &self.store.accounts);
             let exclusive = !pool.is_persistent();
             let number = index as u8;
-            return Ok(Some(Opened { pool, arena, payer, number, exclusive, deduplicate, _uses: (in_use, None) }));
+            let _uses = (in_use, None);
+            return Ok(Some(Opened { pool, arena, payer, number, exclusive, deduplicate, compress, _uses }));
         };
         let shared = &self.store.shared[shared];
         let Some(shared_use) = shared.gate.enter() else { return Ok(None) };
         let arena = &shared.arena;
         let payer = arena.payer(self.frames, &self.store.accounts);
         let _uses = (in_use, Some(shared_use));
-        Ok(Some(Opened { pool, arena, payer, number: 0, exclusive: false, deduplicate, _uses }))
+        Ok(Some(Opened { pool, arena, payer, number: 0, exclusive: false, deduplicate, compress, _uses }))
     }
 
     pub(crate) fn key(&self, number: u8, handle: &Handle) -> Key {
@@ -237,8 +242,15 @@ impl<'a, F: Frames> Tmem<'a, F> {
                 return Err(Error::NoSpace);
             }
         }
-        page.read(scratch.page_mut()).inspect_err(|_| count(&self.store.counters.failed_copies))?;
-        self.put_copied(&client, &opened, &key, scratch).inspect_err(|error| {
+        let failed = |_: &Fault| count(&self.store.counters.failed_copies);
+        let result = match self.keep_directly(&opened, page).inspect_err(failed)? {
+            Some(content) => self.enter(&client, &opened, &key, content, false),
+            None => {
+                page.read(scratch.page_mut()).inspect_err(failed)?;
+                self.put_copied(&client, &opened, &key, scratch)
+            }
+        };
+        result.inspect_err(|error| {
             if *error == Error::NoMemory {
                 count(&counters.no_memory);
             }
@@ -263,7 +275,19 @@ impl<'a, F: Frames> Tmem<'a, F> {
                 again.map_err(|_| if lost { Error::NoSpace } else { Error::NoMemory })?
             }
         };
-        let obtain = || self.obtain(&opened.payer);
+        self.enter(client, opened, key, content, lost)
+    }
+
+    /// Enters a content under its handle, or gives it up. `lost`: a page that was there is gone already.
+    fn enter(
+        &self,
+        client: &Client,
+        opened: &Opened<'_, F>,
+        key: &Key,
+        content: Content,
+        mut lost: bool,
+    ) -> Result<(), Error> {
+        let obtain = || self.obtain(&opened.payer, true);
         match opened.arena.link(&opened.payer, key, content, &self.store.clock, obtain) {
             Ok(old) => {
                 count(&opened.pool.counters.good_puts);
@@ -291,28 +315,54 @@ impl<'a, F: Frames> Tmem<'a, F> {
         lost
     }
 
+    /// Keeps a page that is neither to be compressed nor compared with others: it is copied once, to where it stays.
+    /// `None` when there is no memory, or when it is to be looked at first.
+    fn keep_directly<G: GuestPage<F>>(&self, opened: &Opened<'_, F>, page: &G) -> Result<Option<Content>, Fault> {
+        if opened.deduplicate || opened.compress {
+            return Ok(None);
+        }
+        let Ok(frame) = self.obtain(&opened.payer, false) else { return Ok(None) };
+        if let Err(fault) = page.read_frame(self.frames, frame.number()) {
+            opened.payer.free(frame);
+            return Err(fault);
+        }
+        if (0..FRAME_WORDS).all(|index| self.frames.word(frame.number(), index).load(Relaxed) == 0) {
+            opened.payer.free(frame);
+            count(&self.store.counters.zero_puts);
+            return Ok(Some(Content::ZERO));
+        }
+        let obtain = |clear| self.obtain(&opened.payer, clear);
+        let there = Bytes::There;
+        Ok(opened.arena.vault.store(&opened.payer, self.spread(), false, there, Some(frame), obtain).ok())
+    }
+
+    /// Instead of a hash that nobody asks for: only spreads contents over the shards.
+    fn spread(&self) -> u64 {
+        self.store.clock.load(Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_right(32)
+    }
+
+    fn hash(&self, bytes: &[u8]) -> u64 {
+        rapidhash_v3_inline::<true, true, false>(bytes, &self.store.secrets)
+    }
+
     /// Keeps the scratch page's contents in the arena's vault.
     fn keep(&self, opened: &Opened<'_, F>, scratch: &mut Scratch) -> Result<Content, Shortage> {
         if scratch.is_zero() {
             count(&self.store.counters.zero_puts);
             return Ok(Content::ZERO);
         }
-        let packed = if opened.pool.compress.load(Relaxed) { scratch.compress() } else { None };
+        let packed = if opened.compress { scratch.compress() } else { None };
         let bytes = match packed {
             Some(length) => Bytes::Packed(scratch.packed(length)),
             None => Bytes::Raw(scratch.page()),
         };
-        let seed = self.store.config.seed;
-        let hash = if !opened.deduplicate {
-            // Only spreads contents over the shards.
-            self.store.clock.load(Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_right(32)
-        } else {
-            match bytes {
-                Bytes::Raw(page) => xxh3_64_with_seed(page, seed),
-                Bytes::Packed(bytes) => xxh3_64_with_seed(bytes, seed),
-            }
+        let hash = match bytes {
+            Bytes::Raw(page) if opened.deduplicate => self.hash(page),
+            Bytes::Packed(bytes) if opened.deduplicate => self.hash(bytes),
+            _ => self.spread(),
         };
-        opened.arena.vault.store(&opened.payer, hash, opened.deduplicate, bytes, || self.obtain(&opened.payer))
+        let obtain = |clear| self.obtain(&opened.payer, clear);
+        opened.arena.vault.store(&opened.payer, hash, opened.deduplicate, bytes, None, obtain)
     }
 
     /// Gets a page; whether it was there. A private ephemeral page is taken out, after it has been copied.

@@ -123,7 +123,13 @@ pub enum Bytes<'a> {
     Raw(&'a Page),
     /// Compressed.
     Packed(&'a [u8]),
+    /// As it is, and in the frame already that is given with it. Never compared.
+    There,
 }
+
+/// Contents with the hash of a page that are compared with it. A guest cannot make more of them but by a stroke of luck,
+/// and if it could, it would only have kept equal pages twice.
+const COMPARED: usize = 8;
 
 /// What a vault keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -178,17 +184,19 @@ impl VaultShard {
     }
 
     fn find<F: Frames>(&self, frames: &F, hash: u64, bytes: Bytes<'_>) -> Option<SlotId> {
+        let mut left = COMPARED;
         self.table.find(frames, (hash >> 32) as u32, |record| {
-            Records::get(frames, record, HASH) == hash
-                && match (Storage::from_word(Records::get(frames, record, PLACE)), bytes) {
-                    (Storage::Raw(frame), Bytes::Raw(page)) => frames.equal(frame, 0, page),
-                    (Storage::Packed(place), Bytes::Packed(bytes)) => Pack::equal(frames, place, bytes),
-                    _ => false,
-                }
-                && {
-                    let (frame, slot) = Records::place(record);
-                    refs::try_acquire(frames.word(frame, slot * WORDS + COUNT))
-                }
+            if left == 0 || Records::get(frames, record, HASH) != hash {
+                return false;
+            }
+            left -= 1;
+            let equal = match (Storage::from_word(Records::get(frames, record, PLACE)), bytes) {
+                (Storage::Raw(frame), Bytes::Raw(page)) => frames.equal(frame, 0, page),
+                (Storage::Packed(place), Bytes::Packed(bytes)) => Pack::equal(frames, place, bytes),
+                _ => false,
+            };
+            let (frame, slot) = Records::place(record);
+            equal && refs::try_acquire(frames.word(frame, slot * WORDS + COUNT))
         })
     }
 
@@ -202,7 +210,7 @@ impl VaultShard {
         spares: &mut Spares,
         data: &mut Option<Frame>,
     ) -> Result<SlotId, Needs> {
-        let raw = matches!(bytes, Bytes::Raw(_));
+        let raw = matches!(bytes, Bytes::Raw(_) | Bytes::There);
         if list && self.table.must_have() != 0 {
             let Some(segment) = spares.pop() else { return Err(Needs { data: raw, ..Needs::metadata(2) }) };
             self.table.begin(segment);
@@ -216,7 +224,7 @@ impl VaultShard {
             return self.keep(frames, hash, list, bytes, spares, data);
         };
         let storage = match bytes {
-            Bytes::Raw(_) => data.take().map(|frame| Storage::Raw(frame.into_number())),
+            Bytes::Raw(_) | Bytes::There => data.take().map(|frame| Storage::Raw(frame.into_number())),
             Bytes::Packed(bytes) => self.place(frames, record, bytes, data).map(Storage::Packed),
         };
         let Some(storage) = storage else {
@@ -303,19 +311,20 @@ impl Vault {
         Self { shards: [const { Mutex::new(VaultShard::new()) }; SHARDS] }
     }
 
-    /// Keeps a page, and gives a reference. `list`: whether equal pages are to be found. `obtain` gets a frame, with
-    /// no lock held; when it cannot, nothing has changed.
+    /// Keeps a page, and gives a reference. `list`: whether equal pages are to be found. `data`: the frame that it is in,
+    /// if it is in one. `obtain` gets a frame (cleared if told so) with no lock held; when it cannot, nothing has changed.
     pub fn store<F: Frames, E>(
         &self,
         payer: &Payer<'_, F>,
         hash: u64,
         list: bool,
         bytes: Bytes<'_>,
-        mut obtain: impl FnMut() -> Result<Frame, E>,
+        mut data: Option<Frame>,
+        mut obtain: impl FnMut(bool) -> Result<Frame, E>,
     ) -> Result<Content, E> {
         let frames = payer.frames;
         let index = hash as usize % SHARDS;
-        let (mut spares, mut data, mut asked) = (Spares::new(), None, false);
+        let (mut spares, mut asked) = (Spares::new(), false);
         let result = loop {
             let needs = {
                 let mut shard = self.shards[index].lock();
@@ -424,17 +433,18 @@ fn supply<F: Frames, E>(
     bytes: Bytes<'_>,
     spares: &mut Spares,
     data: &mut Option<Frame>,
-    obtain: &mut impl FnMut() -> Result<Frame, E>,
+    obtain: &mut impl FnMut(bool) -> Result<Frame, E>,
 ) -> Result<(), E> {
     if needs.data && data.is_none() {
-        let frame = obtain()?;
+        // All of it is written, or only what has been written is read.
+        let frame = obtain(false)?;
         if let Bytes::Raw(page) = bytes {
             frames.write(frame.number(), 0, page);
         }
         *data = Some(frame);
     }
     while spares.len() < needs.metadata {
-        spares.push(obtain()?);
+        spares.push(obtain(true)?);
     }
     Ok(())
 }

@@ -277,7 +277,7 @@ proptest! {
 
     #[test]
     fn the_store_does_what_the_model_does(
-        steps in prop::collection::vec(step(), 1..if cfg!(miri) { 40 } else { 250 }),
+        steps in prop::collection::vec(step(), 1..if cfg!(miri) { 30 } else { 250 }),
         compress: bool, deduplicate: bool, frames in 100..220usize,
     ) {
         let machine = Machine::new(frames);

@@ -219,6 +219,14 @@ impl GuestPage<Machine> for RamPage<'_> {
         })
     }
 
+    fn read_frame(&self, frames: &Machine, frame: u32) -> Result<(), Fault> {
+        self.with(|words| {
+            for (index, word) in words.iter().enumerate() {
+                frames.word(frame, index).store(*word, Ordering::Relaxed);
+            }
+        })
+    }
+
     fn write(&self, page: &Page) -> Result<(), Fault> {
         self.with(|words| {
             for (chunk, word) in page.chunks(8).zip(words.iter_mut()) {

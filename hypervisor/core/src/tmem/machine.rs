@@ -25,18 +25,29 @@ fn owner(charge: Charge) -> Owner {
     }
 }
 
+fn frame_of(extent: Extent) -> Frame {
+    // The heap knows frames by 32 bits.
+    Frame::new(extent.into_record().0.0 as u32)
+}
+
+fn shortage(short: heap::Shortage) -> Shortage {
+    match short {
+        heap::Shortage::Maximum => Shortage::Maximum,
+        heap::Shortage::Memory => Shortage::Memory,
+    }
+}
+
 fn address(frame: u32, offset: usize) -> MachineAddress {
     MachineAddress::in_frame(Mfn(u64::from(frame)), offset)
 }
 
 impl<M: Machine> Frames for MachineFrames<'_, M> {
     fn allocate(&self, charge: Charge) -> Result<Frame, Shortage> {
-        let extent = self.heap.try_allocate(self.machine, 0, owner(charge), false).map_err(|short| match short {
-            heap::Shortage::Maximum => Shortage::Maximum,
-            heap::Shortage::Memory => Shortage::Memory,
-        })?;
-        // The heap knows frames by 32 bits.
-        Ok(Frame::new(extent.into_record().0.0 as u32))
+        self.heap.try_allocate(self.machine, 0, owner(charge), false).map(frame_of).map_err(shortage)
+    }
+
+    fn allocate_any(&self, charge: Charge) -> Result<Frame, Shortage> {
+        self.heap.allocate_uncleared(self.machine, owner(charge)).map(frame_of).map_err(shortage)
     }
 
     fn free(&self, frame: Frame, _charge: Charge) {
@@ -75,6 +86,11 @@ impl<M: Machine> GuestPage<MachineFrames<'_, M>> for GuestFrame<'_, M> {
         self.hv.read_physical(self.domain, self.address()?, page).map_err(|_| Fault)
     }
 
+    fn read_frame(&self, _frames: &MachineFrames<'_, M>, frame: u32) -> Result<(), Fault> {
+        let to = Mfn(u64::from(frame));
+        self.hv.read_physical_frame(self.domain, self.address()?, to).map_err(|_| Fault)
+    }
+
     fn write(&self, page: &Page) -> Result<(), Fault> {
         self.hv.write_physical(self.domain, self.address()?, page).map_err(|_| Fault)
     }
@@ -95,6 +111,16 @@ pub(super) struct BufferPage<'a, 'c, M: Machine> {
 impl<M: Machine> GuestPage<MachineFrames<'_, M>> for BufferPage<'_, '_, M> {
     fn read(&self, page: &mut Page) -> Result<(), Fault> {
         self.call.read_guest_bytes(self.address, page).map_err(|_| Fault)
+    }
+
+    fn read_frame(&self, frames: &MachineFrames<'_, M>, frame: u32) -> Result<(), Fault> {
+        let mut part = [0; 512];
+        for offset in (0..PAGE_SIZE).step_by(part.len()) {
+            let address = self.address.checked_add(offset as u64).ok_or(Fault)?;
+            self.call.read_guest_bytes(address, &mut part).map_err(|_| Fault)?;
+            frames.write(frame, offset, &part);
+        }
+        Ok(())
     }
 
     fn write(&self, page: &Page) -> Result<(), Fault> {
