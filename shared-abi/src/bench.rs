@@ -125,7 +125,7 @@ pub const DOMAIN_CREATE: MachineBench = MachineBench {
 };
 /// Debian's Linux 6.1 cloud kernel (256 MiB, 2 vCPUs), from domain start to init.
 pub const LINUX_BOOT: MachineBench = MachineBench {
-    name: "Linux 6.1 cloud kernel, domain start to /init",
+    name: "Linux, domain start to /init, by vCPUs",
     xen_tcg: 2_030_000_000,
     xen_next_rip: Some(1_990_000_000),
     aim: 1_800_000_000,

@@ -177,6 +177,8 @@ pub struct DomainSample {
     pub tmem_ephemeral: u64,
     /// Frames of its persistent ones.
     pub tmem_persistent: u64,
+    /// Tables of its second-stage translation, the root not counted: one more for each 2 MiB that are not one mapping.
+    pub tables: u64,
 }
 
 /// An event that a guest reported ([`crate::guest_event`]).
@@ -557,7 +559,7 @@ const _: () = {
     assert!(offset_of!(Header, length) == 4 && offset_of!(Header, time_ns) == 8);
     assert!(size_of::<Start>() == 32);
     assert!(size_of::<HostSample>() == 64);
-    assert!(size_of::<DomainSample>() == 96);
+    assert!(size_of::<DomainSample>() == 104);
     assert!(offset_of!(DomainSample, name) == 64);
     assert!(size_of::<GuestEvent>() == 40);
     assert!(size_of::<DomainEnd>() == 8);

@@ -84,7 +84,7 @@ fn every_kind_round_trips() {
     let Record::Start(start) = records[0].1 else { panic!("{:?}", records[0]) };
     assert_eq!(start, Start::new(2, 1_000_000, 131_072));
     let (header, Record::DomainSample(domain)) = records[3] else { panic!("{:?}", records[3]) };
-    assert_eq!((header.cpu, header.length, name_text(&domain.name)), (1, 112, "web"));
+    assert_eq!((header.cpu, header.length, name_text(&domain.name)), (1, 120, "web"));
     let Record::GuestEvent(event) = records[4].1 else { panic!("{:?}", records[4]) };
     let status: BalloonStatus = event.decode().expect("a balloon's report");
     assert_eq!((status.current, status.target, status.shortfall), (7, 9, 2));

@@ -26,4 +26,5 @@ pub mod session;
 pub mod size;
 pub mod tail;
 pub mod trace;
+pub mod trade_bench;
 pub mod view;

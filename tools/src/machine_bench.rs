@@ -97,6 +97,8 @@ fn gib_per_second(bytes: u64, instructions: u64) -> f64 {
 pub struct LinuxBoot {
     /// Its vCPUs.
     pub vcpus: u32,
+    /// An option of the hypervisor that is not the default, or nothing.
+    pub option: &'static str,
     /// Instructions from its first to the first of its init program.
     pub instructions: Option<u64>,
     /// Its exits until its end, most frequent first.
@@ -106,7 +108,7 @@ pub struct LinuxBoot {
 impl LinuxBoot {
     /// Reads what a machine with the domain `name` left behind.
     #[must_use]
-    pub fn read(model: &Model, console: &[String], name: &str, vcpus: u32) -> Self {
+    pub fn read(model: &Model, console: &[String], name: &str, vcpus: u32, option: &'static str) -> Self {
         let found = model.domains.iter().find(|(_, domain)| domain.name == name);
         let instructions = found.and_then(|(id, _)| {
             let creation = model.creations.iter().find(|creation| creation.domid == *id)?;
@@ -115,7 +117,7 @@ impl LinuxBoot {
         let counts = found.and_then(|(_, domain)| domain.exits).unwrap_or_default();
         let mut exits: Vec<_> = ExitReason::ALL.into_iter().zip(counts).filter(|(_, count)| *count > 0).collect();
         exits.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
-        Self { vcpus, instructions, exits }
+        Self { vcpus, option, instructions, exits }
     }
 
     /// The figure beside its aim; Xen's is known for two vCPUs.
@@ -123,7 +125,7 @@ impl LinuxBoot {
     pub fn figure(&self) -> Figure {
         let two = self.vcpus == 2;
         Figure {
-            name: format!("{}, {} vCPUs", LINUX_BOOT.name, self.vcpus),
+            name: format!("{}, {} {}", LINUX_BOOT.name, self.vcpus, self.option).trim_end().to_owned(),
             xen: two.then_some(LINUX_BOOT.xen_tcg),
             ebb: self.instructions,
             aim: two.then_some(LINUX_BOOT.aim),
@@ -199,7 +201,7 @@ pub fn json(figures: &[Figure], rates: &[Rate], boots: &[LinuxBoot]) -> Value {
     let boot = |boot: &LinuxBoot| {
         let exits: serde_json::Map<_, _> =
             boot.exits.iter().map(|(reason, count)| (format!("{reason:?}"), json!(count))).collect();
-        json!({"vcpus": boot.vcpus, "instructions": boot.instructions, "exits": exits})
+        json!({"vcpus": boot.vcpus, "option": boot.option, "instructions": boot.instructions, "exits": exits})
     };
     json!({
         "figures": figures.iter().map(figure).collect::<Vec<_>>(),
@@ -258,12 +260,12 @@ mod tests {
         model.domains.insert(3, Domain { name: "linux".into(), exits: Some(exits), ..Domain::default() });
         // 4 million ticks after the end of the initialisation are 2 ms.
         let console = vec!["(d3) [    1.5] init: began at tick 44000000".to_owned()];
-        let boot = LinuxBoot::read(&model, &console, "linux", 2);
+        let boot = LinuxBoot::read(&model, &console, "linux", 2, "");
         assert_eq!(boot.instructions, Some(1_500_000));
         assert_eq!(boot.exits, [(ExitReason::Cpuid, 9), (ExitReason::Hypercall, 7)]);
         assert_eq!(boot.figure().aim, Some(LINUX_BOOT.aim));
-        assert_eq!(LinuxBoot::read(&model, &[], "linux", 2).instructions, None);
-        assert_eq!(LinuxBoot::read(&model, &console, "other", 1).exits, []);
+        assert_eq!(LinuxBoot::read(&model, &[], "linux", 2, "").instructions, None);
+        assert_eq!(LinuxBoot::read(&model, &console, "other", 1, "").exits, []);
         let value = json(&[boot.figure()], &[], &[boot]);
         assert_eq!((&value["linux"][0]["exits"]["Cpuid"], &value["figures"][0]["ebb"]), (&json!(9), &json!(1_500_000)));
     }

@@ -53,6 +53,8 @@ pub enum Job {
     Stage(u64),
     /// `follow`: wait until asked to power off or reboot, and do so.
     Follow,
+    /// `ask-store:REQUESTS`: so many reads from XenStore; says how many ticks of the TSC they took.
+    AskStore(u64),
     /// `flood:LINES`: so many lines to the console, as fast as it takes them.
     Flood(u64),
     /// `flood-store:REQUESTS`: so many requests to XenStore, valid ones and others.
@@ -123,6 +125,7 @@ fn parse(word: &str) -> Result<Job, Failed> {
         ("await", [low, high]) => Job::Await { low: *low, high: *high },
         ("stage", [stage]) => Job::Stage(*stage),
         ("follow", []) => Job::Follow,
+        ("ask-store", [requests]) => Job::AskStore(*requests),
         ("flood", [lines]) => Job::Flood(*lines),
         ("flood-store", [requests]) => Job::FloodStore(*requests),
         ("spoil-rings", []) => Job::SpoilRings,

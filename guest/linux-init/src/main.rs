@@ -100,6 +100,7 @@ impl State {
                 self.held.verify()?;
                 power::end(end)
             }
+            Job::AskStore(requests) => xenbus::ask_often(*requests),
             Job::Flood(lines) => hostile::flood_console(*lines),
             Job::FloodStore(requests) => hostile::flood_store(*requests),
             Job::SpoilRings => hostile::spoil_rings(),

@@ -8,6 +8,23 @@ use shared_abi::io::xs_wire::{Header, MessageType, PAYLOAD_MAX};
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::job::Failed;
+use crate::{report, tick};
+
+/// Reads a node `requests` times, and says how long that took.
+///
+/// # Errors
+/// A request was refused.
+pub fn ask_often(requests: u64) -> Result<(), Failed> {
+    let mut store = Store::open()?;
+    store.write("data/bench", "value")?;
+    let began = tick::now();
+    for _ in 0..requests {
+        store.ask(MessageType::READ, b"data/bench\0")?.map_err(Failed)?;
+    }
+    let ticks = tick::now() - began;
+    report::say(&format!("asked the store {requests} times in {ticks} ticks"));
+    Ok(())
+}
 
 /// A connection.
 pub struct Store(File);

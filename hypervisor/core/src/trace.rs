@@ -68,5 +68,6 @@ fn sample_of<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, now: u64) -> Do
         name: name_bytes(&domain.config.name),
         tmem_ephemeral: hv.tmem_frames(domain.id, ebb_tmem::Kind::Ephemeral),
         tmem_persistent: hv.tmem_frames(domain.id, ebb_tmem::Kind::Persistent),
+        tables: domain.memory.p2m.read().tables(),
     }
 }

@@ -21,6 +21,7 @@ use crate::qemu::{Boot, Machine};
 use crate::scenario::Scenario;
 use crate::session::{self, Files, Session, SessionEnd, Silent};
 use crate::trace::model::Model;
+use crate::trade_bench::{self, Trade};
 use crate::view::View;
 
 /// One processor, so that the figures for a kick and for ping-pong include the switch.
@@ -30,17 +31,20 @@ const SCENARIO: &str = include_str!("../../scenarios/bench.toml");
 const AGAIN: &str = include_str!("../../scenarios/bench-again.toml");
 /// A boot of Linux.
 const LINUX: &str = include_str!("../../scenarios/bench-linux.toml");
+/// Memory that goes from one domain to another.
+const TRADE: &str = include_str!("../../scenarios/bench-trade.toml");
 /// Its domain and its kernel, as the scenario has them.
 const LINUX_NAME: &str = "linux";
 const LINUX_KERNEL: &str = "debian-cloud";
 /// The records that only measurements look at.
 const RECORDS: [Kind; 4] = [Kind::INITIALISED, Kind::DOMAIN_BUILD, Kind::VCPU_START, Kind::DOMAIN_EXITS];
-/// The vCPUs it is given, one boot each.
-const LINUX_VCPUS: [u32; 3] = [1, 2, 4];
+/// Its boots: the vCPUs it is given, and a hypervisor option. vCPUs that wait for each other by spinning, as Linux's do
+/// while they start, use their slices up on the one processor; with short slices that is less.
+const LINUX_BOOTS: [(u32, &str); 4] = [(1, ""), (2, ""), (2, "timeslice=5000"), (4, "")];
 
-/// The boot of Linux with so many vCPUs.
-fn linux_with(vcpus: u32) -> String {
-    LINUX.replace("vcpus = 2", &format!("vcpus = {vcpus}"))
+/// The boot of Linux with so many vCPUs and one more option.
+fn linux_with(vcpus: u32, option: &str) -> String {
+    LINUX.replace("vcpus = 2", &format!("vcpus = {vcpus}")).replace("sample=10000", &format!("sample=10000 {option}"))
 }
 
 /// Shows nothing, and stops when so many domains have been built and begun.
@@ -69,6 +73,8 @@ enum Part {
     Start,
     /// Boots of Debian's Linux
     Linux,
+    /// Memory that goes from one domain to another, XenStore between domains
+    Trade,
 }
 
 /// The options of `ebb bench`.
@@ -101,6 +107,8 @@ struct Results {
     figures: Vec<Figure>,
     rates: Vec<Rate>,
     boots: Vec<LinuxBoot>,
+    /// Trades, and XenStore requests a second.
+    trades: Option<(Vec<Trade>, Option<u64>)>,
     /// What was asked for and could not be measured, with the reason.
     missing: Vec<String>,
     /// What the tool exits with.
@@ -125,12 +133,20 @@ impl Bench {
         if self.wants(Part::Linux) {
             self.linux(&files, &mut results)?;
         }
-        let Results { rows, figures, rates, boots, missing, code } = results;
+        if self.wants(Part::Trade) {
+            self.trade(&files, &mut results)?;
+        }
+        let Results { rows, figures, rates, boots, trades, missing, code } = results;
         if !rows.is_empty() {
             println!("{}", bench::text(&rows));
         }
         print!("{}", machine_bench::text(&figures, &rates, &boots));
-        self.write(&files, &rows, machine_bench::json(&figures, &rates, &boots))?;
+        let mut machine = machine_bench::json(&figures, &rates, &boots);
+        if let Some((trades, store)) = trades {
+            print!("{}", trade_bench::text(&trades, store));
+            machine["trade"] = trade_bench::json(&trades, store);
+        }
+        self.write(&files, &rows, machine)?;
         for what in missing {
             eprintln!("ebb: not measured: {what}");
         }
@@ -171,15 +187,14 @@ impl Bench {
 
     /// Linux with 1, 2 and 4 vCPUs. Where its kernel cannot be had the reason is told, and that is no error.
     fn linux(&self, files: &Files, results: &mut Results) -> Result<()> {
-        if let Err(error) = self.programs.library().read(LINUX_KERNEL) {
-            results.missing.push(format!("boots of Linux: {error:#}"));
+        if !self.has_linux("boots of Linux", results) {
             return Ok(());
         }
-        for vcpus in LINUX_VCPUS {
-            let what = format!("Linux boots with {vcpus} vCPUs");
-            let session =
-                self.session(files, &format!("bench-linux-{vcpus}"), &what, &linux_with(vcpus), &mut Silent)?;
-            let boot = LinuxBoot::read(&session.model, &session.console, LINUX_NAME, vcpus);
+        for (vcpus, option) in LINUX_BOOTS {
+            let what = format!("Linux boots with {vcpus} vCPUs {option}").trim_end().to_owned();
+            let name = format!("bench-linux-{vcpus}{option}");
+            let session = self.session(files, &name, &what, &linux_with(vcpus, option), &mut Silent)?;
+            let boot = LinuxBoot::read(&session.model, &session.console, LINUX_NAME, vcpus, option);
             if boot.instructions.is_none() || exit_code(session.end) != 0 {
                 results.code = self.report(&session);
                 results.missing.push(what);
@@ -188,6 +203,34 @@ impl Bench {
             results.boots.push(boot);
         }
         Ok(())
+    }
+
+    /// Two Linux domains and two Rust guests trade memory. As for [`Bench::linux`] without a kernel.
+    fn trade(&self, files: &Files, results: &mut Results) -> Result<()> {
+        if !self.has_linux("memory from one Linux to another", results) {
+            return Ok(());
+        }
+        let session = self.session(files, "bench-trade", "domains trade memory", TRADE, &mut Silent)?;
+        let trades = trade_bench::trades(&session.model);
+        let store = trade_bench::store_rate(&session.model, &session.console);
+        let complete = trades.iter().all(|trade| trade.giver.is_some() && trade.taker.is_some());
+        if !complete || store.is_none() || exit_code(session.end) != 0 {
+            results.code = self.report(&session);
+            results.missing.push("memory from one domain to another, or XenStore between them".into());
+        }
+        results.trades = Some((trades, store));
+        Ok(())
+    }
+
+    /// Whether Debian's kernel can be had. If not, `what` is missing, which is no error.
+    fn has_linux(&self, what: &str, results: &mut Results) -> bool {
+        match self.programs.library().read(LINUX_KERNEL) {
+            Ok(_) => true,
+            Err(error) => {
+                results.missing.push(format!("{what}: {error:#}"));
+                false
+            }
+        }
     }
 
     /// Shows how a machine ended that did not do what it was started for; the status to exit with.
@@ -255,16 +298,20 @@ mod tests {
 
     #[test]
     fn the_scenarios_are_sound() {
-        for text in [SCENARIO, AGAIN, LINUX, &linux_with(4)] {
+        for (text, domains) in
+            [(SCENARIO, 1), (AGAIN, 1), (LINUX, 1), (&linux_with(4, "timeslice=5000"), 1), (TRADE, 4)]
+        {
             let scenario = Scenario::parse(text, PathBuf::new()).unwrap();
-            assert_eq!((scenario.host.cpus, scenario.domains().len()), (1, 1));
+            let is_control = |domain: &&crate::config::Domain| domain.privileged;
+            assert_eq!(scenario.domains().iter().filter(|domain| !is_control(domain)).count(), domains);
+            assert_eq!(scenario.host.cpus, 1);
             crate::scenario::check_fits(&scenario.domains(), 1 << 20, scenario.host.memory).unwrap();
         }
     }
 
     #[test]
     fn linux_gets_its_vcpus() {
-        let domains = Scenario::parse(&linux_with(4), PathBuf::new()).unwrap().domains();
+        let domains = Scenario::parse(&linux_with(4, "timeslice=5000"), PathBuf::new()).unwrap().domains();
         assert_eq!(
             (domains[0].name.as_str(), domains[0].vcpus, domains[0].kernel.as_str()),
             (LINUX_NAME, 4, LINUX_KERNEL)

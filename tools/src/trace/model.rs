@@ -155,7 +155,7 @@ impl Spell {
 }
 
 /// A domain's memory at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Point {
     /// When, ns.
     pub time_ns: u64,
@@ -173,6 +173,8 @@ pub struct Point {
     pub maximum: u64,
     /// Frames of its pages in transcendent memory, ephemeral and persistent.
     pub tmem: [u64; 2],
+    /// Tables of its second-stage translation.
+    pub tables: u64,
     /// Pages wanted and not there.
     pub shortfall: u32,
     /// Why, `guest_event::REASON_*`.
@@ -263,6 +265,7 @@ impl Model {
             target: balloon.map(|b| b.target),
             maximum: sample.maximum,
             tmem: [sample.tmem_ephemeral, sample.tmem_persistent],
+            tables: sample.tables,
             shortfall: balloon.map_or(0, |b| b.shortfall),
             reason: balloon.map_or(guest_event::REASON_NONE, |b| b.reason),
         });
