@@ -64,6 +64,8 @@ pub struct Options {
     pub max_cpus: Option<u32>,
     /// The scheduler's time slice in µs (`timeslice=<us>`).
     pub timeslice_us: u32,
+    /// The scheduling policy's name (`sched=`).
+    pub sched: &'static str,
     /// Lines above this level are not printed (`loglevel=`).
     pub log_level: Level,
     /// Port of QEMU's isa-debug-exit device (`debug-exit=<port>`).
@@ -94,6 +96,7 @@ impl Options {
         sample_ms: None,
         max_cpus: None,
         timeslice_us: 30_000,
+        sched: "credit",
         log_level: Level::Info,
         debug_exit: None,
         poll_interrupts: false,
@@ -139,7 +142,7 @@ fn apply(options: &mut Options, key: &str, value: Option<&str>) -> Option<()> {
         ("sample", Some(value)) => options.sample_ms = Some(parse_u32(value)?),
         ("maxcpus", Some(value)) => options.max_cpus = Some(parse_u32(value).filter(|&n| n > 0)?),
         ("timeslice", Some(value)) => options.timeslice_us = parse_u32(value).filter(|&us| us >= 100)?,
-        ("sched", Some("credit")) => {}
+        ("sched", Some(name)) => options.sched = ebb_core::sched::policy::by_name(name)?.name(),
         ("loglevel", Some(value)) => options.log_level = parse_level(value)?,
         ("debug-exit", Some(value)) => options.debug_exit = Some(u16::try_from(parse_number(value)?).ok()?),
         ("memory-limit", Some(value)) => options.memory_limit = Some(parse_size(value)?),
@@ -278,7 +281,7 @@ mod tests {
     #[test]
     fn every_option_is_understood() {
         let line = "console=com1,vga com1=0x2f8,9600 trace=com2 trace-mask=3f sample=100 maxcpus=2 timeslice=1000 \
-                    sched=credit loglevel=debug debug-exit=0xf4 poll-interrupts no-x2apic memory-limit=512M deterministic \
+                    sched=rr loglevel=debug debug-exit=0xf4 poll-interrupts no-x2apic memory-limit=512M deterministic \
                     panic-test=stack on-end=halt";
         let (options, complaints) = parsed(line);
         assert_eq!(complaints, Vec::<String>::new());
@@ -292,6 +295,7 @@ mod tests {
             sample_ms: Some(100),
             max_cpus: Some(2),
             timeslice_us: 1000,
+            sched: "rr",
             log_level: Level::Debug,
             debug_exit: Some(0xf4),
             poll_interrupts: true,

@@ -9,6 +9,7 @@
 //!
 //! Specification: Xen 4.17's `domctl.h` and what its hypervisor answers; [`info`] for the figures of a domain.
 
+mod affinity;
 pub(crate) mod info;
 
 use alloc::sync::Arc;
@@ -91,6 +92,8 @@ pub fn domctl<M: Machine>(call: &mut Call<'_, M>) -> CallResult {
             request.set_payload(&operation);
             call.write_guest(address, &request)?;
         }
+        abi::SETVCPUAFFINITY => affinity::set(call, &domain, &request.payload())?,
+        abi::GETVCPUAFFINITY => affinity::get(call, &domain, &request.payload())?,
         _ => return Err(Errno::ENOSYS),
     }
     Ok(Next::Return(0))

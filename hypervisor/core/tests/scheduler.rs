@@ -264,6 +264,23 @@ fn weights_decide_the_shares() {
 }
 
 #[test]
+fn in_turns_every_vcpu_has_the_same() {
+    let mut sim = Sim::new(1);
+    sim.hv.sched_config.policy = sched::policy::by_name("rr").expect("it is there");
+    let heavy = sim.add(1, 512, &[Behaviour::Hog]);
+    let light = sim.add(2, 256, &[Behaviour::Hog, Behaviour::Hog]);
+    let short = sim.add(3, 256, &[Behaviour::Sleeper(MS, 20 * MS)]);
+    sim.run(6_000 * MS);
+    let all = 6_000 * MS - sim.ran(&short);
+    assert_share(sim.ran(&heavy), all, 33, 1);
+    assert_share(sim.ran(&light), all, 67, 1);
+    // Who sleeps waits for its turn: no longer than a slice for each of the others, and no less than another's rest.
+    let worst = sim.guests[&(DomId(3), 0)].worst_latency;
+    let slice = sim.hv.sched_config.timeslice_ns;
+    assert!(worst > sim.hv.sched_config.ratelimit_ns && worst <= 3 * slice + 10_000, "{worst}");
+}
+
+#[test]
 fn more_vcpus_are_not_a_larger_share() {
     let mut sim = Sim::new(1);
     let small = sim.add(1, 256, &[Behaviour::Hog]);

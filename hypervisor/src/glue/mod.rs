@@ -9,7 +9,7 @@ use alloc::vec::Vec;
 use ebb_core::cpuid::Policy;
 use ebb_core::heap::HeapConfig;
 use ebb_core::hypervisor::Config;
-use ebb_core::sched::SchedConfig;
+use ebb_core::sched::{SchedConfig, policy};
 use ebb_core::{Hypervisor, VcpuRef};
 use shared_abi::memory::E820Entry;
 
@@ -20,7 +20,7 @@ use crate::boot::Boot;
 use crate::boot::info::MemoryEntry;
 use crate::exit::msr::StoredMsrs;
 use crate::machine::refuse;
-use crate::options::options;
+use crate::options::{Options, options};
 use crate::virt::any::{self, AnyVcpu};
 use crate::virt::cell::VcpuCell;
 use crate::virt::fpu;
@@ -113,6 +113,15 @@ fn enable_this_cpu() {
     }
 }
 
+fn sched_config(options: &Options) -> SchedConfig {
+    let default = SchedConfig::default();
+    SchedConfig {
+        timeslice_ns: u64::from(options.timeslice_us) * 1000,
+        policy: policy::by_name(options.sched).unwrap_or(default.policy),
+        ..default
+    }
+}
+
 fn create(boot: &Boot) -> &'static Hypervisor<Glue> {
     let options = options();
     let memory_setup::Frames { frames, ranges, hypervisor_frames } = memory_setup::take_memory();
@@ -122,7 +131,7 @@ fn create(boot: &Boot) -> &'static Hypervisor<Glue> {
     let glue = Glue { policy, memory_map };
     let config = Config {
         heap: HeapConfig { frames, ranges, hypervisor_frames, zeroed: false },
-        sched: SchedConfig { timeslice_ns: u64::from(options.timeslice_us) * 1000, ..SchedConfig::default() },
+        sched: sched_config(options),
         command_line: boot.info.command_line.to_string(),
         sample_period: u64::from(options.sample_ms.unwrap_or(if options.trace { 500 } else { 0 })) * 1_000_000,
     };

@@ -119,9 +119,39 @@ impl Policy for Credit {
     }
 }
 
+/// vCPUs take turns, a slice each, in the order in which they came: neither weights nor the number of a domain's vCPUs
+/// count, and who wakes up waits for its turn. For comparison, and where every vCPU shall have the same.
+#[derive(Clone, Copy, Debug)]
+pub struct RoundRobin;
+
+impl Policy for RoundRobin {
+    fn name(&self) -> &'static str {
+        "rr"
+    }
+
+    fn charge(&self, ran_ns: u64, _weight: u16, _active: u32) -> u64 {
+        ran_ns.min(LIMIT)
+    }
+
+    /// Behind those that have waited: no credit for what was not used, and what was used of a slice counts no longer
+    /// than it would have taken another.
+    fn entry_lag(&self, config: &SchedConfig, lag: i64, away_ns: u64) -> i64 {
+        lag.saturating_sub_unsigned(away_ns).clamp(0, config.timeslice_ns.cast_signed())
+    }
+
+    /// The clocks of two queues say nothing about a turn.
+    fn migration_lag(&self, config: &SchedConfig, _ahead: i64, lag: i64, away_ns: u64) -> i64 {
+        self.entry_lag(config, lag, away_ns)
+    }
+
+    fn preempts(&self, _config: &SchedConfig, _newcomer: VirtualTime, _running: VirtualTime) -> bool {
+        false
+    }
+}
+
 /// The policy of this name.
 pub fn by_name(name: &str) -> Option<&'static dyn Policy> {
-    let all: [&'static dyn Policy; 1] = [&Credit];
+    let all: [&'static dyn Policy; 2] = [&Credit, &RoundRobin];
     all.into_iter().find(|policy| policy.name() == name)
 }
 
@@ -150,6 +180,15 @@ mod tests {
     }
 
     #[test]
+    fn turns_know_neither_weight_nor_credit() {
+        let config = SchedConfig { policy: &RoundRobin, ..SchedConfig::default() };
+        assert_eq!(RoundRobin.charge(1_000_000, 512, 3), RoundRobin.charge(1_000_000, 1, 1));
+        assert_eq!(RoundRobin.entry_lag(&config, -5_000, 1_000_000), 0);
+        assert_eq!(RoundRobin.entry_lag(&config, i64::MAX, 0), config.timeslice_ns as i64);
+        assert!(!RoundRobin.preempts(&config, VirtualTime(0), VirtualTime(1 << 40)));
+    }
+
+    #[test]
     fn virtual_time_wraps() {
         let early = VirtualTime(u64::MAX - 5);
         let late = early.offset(10);
@@ -161,6 +200,7 @@ mod tests {
     #[test]
     fn policies_have_names() {
         assert_eq!(by_name("credit").map(|policy| policy.name()), Some("credit"));
+        assert_eq!(by_name("rr").map(|policy| policy.name()), Some("rr"));
         assert!(by_name("null").is_none());
     }
 

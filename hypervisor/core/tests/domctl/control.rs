@@ -1,10 +1,14 @@
 //! domctl, and figures of domains by either call.
 
-use shared_abi::domctl::{self as abi, Domctl, GetDomainInfo, InfoFlags, MaxMem, SchedCredit, SchedulerOp};
+use shared_abi::domctl::{
+    self as abi, Domctl, GetDomainInfo, InfoFlags, MaxMem, SchedCredit, SchedulerOp, VcpuAffinity,
+};
 use shared_abi::hypercall as number;
 use shared_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF};
 use shared_abi::sysctl::{self, GetDomainInfoList};
-use shared_abi::xen::{DomId, Errno, Gfn, GuestHandle};
+use shared_abi::xen::{CtlBitmap, DomId, Errno, Gfn, GuestHandle, VcpuId};
+
+use ebb_core::machine::CpuId;
 
 use crate::testing;
 use crate::world::*;
@@ -190,6 +194,36 @@ fn weights_can_be_read_and_set() {
     assert_eq!(credit(abi::SCHEDOP_PUTVCPUINFO, 1, 0), Err(Errno::EINVAL));
     assert_eq!(credit(9, 1, 0), Err(Errno::EINVAL));
     assert_eq!(call(abi::SCHEDULER_RTDS, abi::SCHEDOP_GETINFO, 0, 0), Err(Errno::EINVAL));
+}
+
+#[test]
+fn affinity_can_be_set_and_read() {
+    let hv = testing::hypervisor(3, 1024);
+    let (control, guest) = (Guest::new(&hv, 0, true), Guest::new(&hv, 5, false));
+    const MAP: u64 = 48 << 12;
+    let call = |operation, vcpu, flags, nr_bits| {
+        let map = CtlBitmap { bitmap: GuestHandle::new(MAP), nr_bits, pad: 0 };
+        let request = VcpuAffinity { vcpu: VcpuId(vcpu), flags, cpumap_hard: map, cpumap_soft: map };
+        control.domctl(operation, guest.id(), request).map(|_| control.take::<u8>(MAP))
+    };
+    let set = |bits: u16, flags, nr_bits| {
+        control.put(MAP, &bits);
+        call(abi::SETVCPUAFFINITY, 0, flags, nr_bits)
+    };
+    let get = || call(abi::GETVCPUAFFINITY, 0, abi::VCPUAFFINITY_HARD, 8);
+    assert_eq!(get(), Ok(7), "anywhere");
+    assert_eq!(set(0xfd, abi::VCPUAFFINITY_HARD, 16), Ok(5), "of the CPUs there are");
+    assert_eq!(get(), Ok(5));
+    assert!(!testing::vcpu(&guest.domain, 0).sched.may_run_on(CpuId(1)));
+    // Bits beyond the number count for nothing.
+    assert_eq!(set(0xfff4, abi::VCPUAFFINITY_HARD, 2), Err(Errno::EINVAL), "no CPU is left");
+    assert_eq!(set(0, abi::VCPUAFFINITY_HARD, 8), Err(Errno::EINVAL));
+    assert_eq!(set(1, abi::VCPUAFFINITY_HARD, 0), Err(Errno::EINVAL));
+    assert_eq!(set(1, abi::VCPUAFFINITY_SOFT, 8), Err(Errno::EOPNOTSUPP));
+    assert_eq!(set(1, 0, 8), Err(Errno::EINVAL));
+    assert_eq!(set(1, abi::VCPUAFFINITY_HARD | 8, 8), Err(Errno::EINVAL));
+    assert_eq!(call(abi::GETVCPUAFFINITY, 7, abi::VCPUAFFINITY_HARD, 8), Err(Errno::ESRCH));
+    assert_eq!(get(), Ok(5), "as it was");
 }
 
 #[test]
