@@ -7,7 +7,7 @@
 use core::arch::asm;
 
 /// Interrupt flag in RFLAGS.
-const FLAG_IF: u64 = 1 << 9;
+pub const FLAG_IF: u64 = 1 << 9;
 
 /// Switches interrupts off; were they on?
 pub fn interrupts_off() -> bool {

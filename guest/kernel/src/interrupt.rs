@@ -217,6 +217,12 @@ extern "C" fn handle(frame: &mut Frame) {
                 panic::exception(frame);
             }
         }
+        // No processor does that. QEMU's emulation of SVM does, to 7.2 at least: when its instruction budget ends between
+        // an injection and the next exit, it delivers the vector once more, with interrupts off and locks held. What
+        // still waits is injected again.
+        _ if frame.rflags & cpu::FLAG_IF == 0 => {
+            STRAY.fetch_add(1, Ordering::Relaxed);
+        }
         vector => {
             let vector = vector as u8;
             let own = percpu::own();
