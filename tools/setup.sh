@@ -24,6 +24,7 @@ cc                            gcc
 bochs-bin                     bochs
 /usr/share/bochs/BIOS-bochs-latest  bochsbios
 /usr/share/vgabios/vgabios.bin  vgabios
+/usr/share/seabios/bios-256k.bin  seabios
 LIST
 }
 

@@ -161,6 +161,7 @@ impl Environment {
         let (firmware, modules) = match case.boot {
             Boot::IsoUefi => (Firmware::Uefi, Modules::Archive),
             Boot::IsoBiosModules => (Firmware::Bios, Modules::Separate),
+            _ if case.bochs.is_some() => (test.spec.bochs_firmware, Modules::Archive),
             Boot::IsoBios | Boot::Pvh => (Firmware::Bios, Modules::Archive),
         };
         iso::build(&path, &self.hypervisor, &packed, modules, options, 0)?;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use ebb_tools::library::is_packaged_linux;
-use ebb_tools::qemu::Status;
+use ebb_tools::qemu::{Firmware, Status};
 use ebb_tools::scenario::DomainToml;
 use ebb_tools::size::Size;
 use regex::Regex;
@@ -123,6 +123,9 @@ pub struct Spec {
     /// Numbers of Bochs' processors.
     #[serde(default = "one_cpu")]
     pub bochs_cpus: Vec<u32>,
+    /// Bochs' firmware.
+    #[serde(default = "own_bios")]
+    pub bochs_firmware: Firmware,
     /// QEMU's processor model.
     pub cpu_model: Option<String>,
     /// Whether time counts instructions.
@@ -263,6 +266,10 @@ fn pvh() -> Vec<Boot> {
 
 fn no_options() -> Vec<String> {
     vec![String::new()]
+}
+
+fn own_bios() -> Firmware {
+    Firmware::Bios
 }
 
 fn host_memory() -> Size {

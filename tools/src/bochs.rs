@@ -14,6 +14,8 @@ use crate::qemu::{Boot, Firmware, Machine, MachineEnd};
 const BOCHS: &str = "bochs-bin";
 /// Its BIOS and its graphics card's.
 const BIOS: [&str; 2] = ["/usr/share/bochs/BIOS-bochs-latest", "/usr/share/vgabios/vgabios.bin"];
+/// SeaBIOS and its own for the graphics card.
+const SEABIOS: [&str; 2] = ["/usr/share/seabios/bios-256k.bin", "/usr/share/seabios/vgabios-stdvga.bin"];
 /// The model of processor when none is named.
 pub const MODEL: &str = "corei7_skylake_x";
 /// The most memory that it boots with, bytes.
@@ -32,17 +34,17 @@ pub fn missing() -> Option<String> {
 /// Starts `machine`. Nothing can be typed on it.
 ///
 /// # Errors
-/// It does not boot from a disc by its BIOS, has too much memory, or Bochs cannot be started.
+/// It does not boot from a disc by a BIOS, has too much memory, or Bochs cannot be started.
 pub fn start(machine: &Machine) -> io::Result<Child> {
     let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why);
-    let Boot::Iso { path, firmware: Firmware::Bios } = &machine.boot else {
-        return Err(invalid("Bochs starts Ebb from a disc, by its BIOS"));
+    let Boot::Iso { path, firmware: firmware @ (Firmware::Bios | Firmware::Seabios) } = &machine.boot else {
+        return Err(invalid("Bochs starts Ebb from a disc, by a BIOS"));
     };
     if machine.keyboard || machine.memory.bytes() > MOST_MEMORY {
         return Err(invalid("under Bochs nothing can be typed, and there is no more than 2G of memory"));
     }
     let (settings, script) = (beside(machine, "bochsrc"), beside(machine, "bochs.debugger"));
-    fs::write(&settings, configuration(machine, path)?)?;
+    fs::write(&settings, configuration(machine, path, *firmware)?)?;
     // Debian's build stops in its debugger: go on, and leave when the machine has ended.
     fs::write(&script, "c\nq\n")?;
     let messages = File::create(&machine.messages)?;
@@ -69,13 +71,14 @@ fn beside(machine: &Machine, name: &str) -> PathBuf {
     machine.messages.with_file_name(name)
 }
 
-fn configuration(machine: &Machine, disc: &Path) -> io::Result<String> {
+fn configuration(machine: &Machine, disc: &Path, firmware: Firmware) -> io::Result<String> {
     let model = machine.cpu_model.as_deref().unwrap_or(MODEL);
     let (cpus, mib) = (machine.cpus, machine.memory.to_mib());
     let absolute = |path: &Path| std::path::absolute(path).map(|path| path.display().to_string());
     let (disc, console, trace) = (absolute(disc)?, absolute(&machine.console)?, absolute(&machine.trace)?);
     let log = absolute(&beside(machine, "bochs.log"))?;
-    let [bios, vga] = BIOS;
+    let ([bios, vga], options) =
+        if firmware == Firmware::Seabios { (SEABIOS, "") } else { (BIOS, ", options=fastboot") };
     Ok(format!(
         "config_interface: textconfig\n\
          display_library: rfb, options=\"timeout=0\"\n\
@@ -83,7 +86,7 @@ fn configuration(machine: &Machine, disc: &Path) -> io::Result<String> {
          cpu: model={model}, count={cpus}, ips=100000000, reset_on_triple_fault=0, ignore_bad_msrs=0\n\
          clock: sync=none, time0=946684800\n\
          memory: guest={mib}, host={mib}\n\
-         romimage: file={bios}, options=fastboot\n\
+         romimage: file={bios}{options}\n\
          vgaromimage: file={vga}\n\
          ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14\n\
          ata0-master: type=cdrom, path={disc}, status=inserted\n\

@@ -51,8 +51,10 @@ pub enum Boot {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Firmware {
-    /// SeaBIOS, QEMU's own.
+    /// The emulator's own BIOS: SeaBIOS for QEMU.
     Bios,
+    /// SeaBIOS, for Bochs too: it leaves to Ebb what Bochs' own BIOS locks.
+    Seabios,
     /// OVMF.
     Uefi,
 }

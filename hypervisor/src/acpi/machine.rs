@@ -116,12 +116,24 @@ impl AcpiHandler for DirectMap {
             assert!(size <= NOTHING.0.len(), "an ACPI table of {size} bytes at {address:#x} cannot be mapped");
             NOTHING.0.as_ptr().cast_mut()
         });
+        let virt = if size < size_of::<T>() { padded(virt, size, size_of::<T>()) } else { virt };
         let virt = NonNull::new(virt.cast::<T>()).expect("the direct map is not at 0");
-        // SAFETY: `size` bytes are readable there for good: firmware's tables, which nobody writes, or our zeroes.
+        // SAFETY: `size` bytes, and no fewer than a `T` has, are readable there for good: firmware's tables, which nobody
+        // writes, or our own copies and zeroes.
         unsafe { PhysicalMapping::new(address, virt, size, size, self.clone()) }
     }
 
     fn unmap_physical_region<T>(_region: &PhysicalMapping<Self, T>) {}
+}
+
+/// A copy, kept for good, of the `size` bytes of a table at `table`, with zeroes up to `whole`: the tables of older
+/// versions end before the crate's structures do, and memory may end there, too.
+fn padded(table: *const u8, size: usize, whole: usize) -> *mut u8 {
+    // In words, for the alignment.
+    let copy = alloc::vec![0_u64; whole.div_ceil(8)].leak().as_mut_ptr().cast::<u8>();
+    // SAFETY: `size` bytes are readable at `table` (map_table), and the copy has at least as many.
+    unsafe { copy.copy_from_nonoverlapping(table, size) };
+    copy
 }
 
 /// An address through which firmware's `size` bytes at physical `address` can be read.
