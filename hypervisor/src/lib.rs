@@ -22,6 +22,7 @@ pub mod console;
 pub mod instruction_form;
 pub mod memory;
 pub mod time;
+pub mod xsave_area;
 
 #[cfg(target_os = "none")]
 pub mod apic;

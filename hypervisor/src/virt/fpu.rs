@@ -8,14 +8,13 @@ use core::arch::asm;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::instr;
+use crate::xsave_area::XsaveArea;
 
 /// Every component Ebb saves. Guests are offered no other.
 static SUPPORTED_XCR0: AtomicU64 = AtomicU64::new(1);
 static HAS_XSAVE: AtomicBool = AtomicBool::new(false);
 static HAS_TSC_AUX: AtomicBool = AtomicBool::new(false);
 
-/// Bytes for the components x87, SSE and AVX in the standard format.
-const AREA_SIZE: usize = 832;
 /// x87, SSE, AVX.
 const WANTED_XCR0: u64 = 0b111;
 const CR4_OSFXSR: u64 = 1 << 9;
@@ -61,12 +60,9 @@ pub fn supported_xcr0() -> u64 {
     SUPPORTED_XCR0.load(Ordering::Relaxed)
 }
 
-#[repr(C, align(64))]
-struct Area([u8; AREA_SIZE]);
-
 /// One vCPU's saved state.
 pub struct Fpu {
-    area: Box<Area>,
+    area: Box<XsaveArea>,
     /// The guest's XCR0.
     pub xcr0: u64,
     debug: [u64; 4],
@@ -76,19 +72,14 @@ pub struct Fpu {
 impl Default for Fpu {
     /// The state after reset.
     fn default() -> Self {
-        let mut area = Box::new(Area([0; AREA_SIZE]));
-        area.0[0..2].copy_from_slice(&0x37fu16.to_le_bytes());
-        area.0[24..28].copy_from_slice(&0x1f80u32.to_le_bytes());
-        // XSTATE_BV: x87 and SSE come from the area (FCW and MXCSR above), AVX in its initial state.
-        area.0[512] = 0b11;
-        Self { area, xcr0: 1, debug: [0; 4], tsc_aux: 0 }
+        Self { area: Box::new(XsaveArea::after_reset()), xcr0: 1, debug: [0; 4], tsc_aux: 0 }
     }
 }
 
 impl Fpu {
     /// Puts this vCPU's registers into the CPU.
     pub fn load(&self) {
-        let pointer = self.area.0.as_ptr();
+        let pointer = self.area.as_ptr();
         if HAS_XSAVE.load(Ordering::Relaxed) {
             let mask = supported_xcr0();
             write_xcr0(mask);
@@ -117,7 +108,7 @@ impl Fpu {
 
     /// Takes the CPU's registers into this vCPU.
     pub fn save(&mut self) {
-        let pointer = self.area.0.as_mut_ptr();
+        let pointer = self.area.as_mut_ptr();
         if HAS_XSAVE.load(Ordering::Relaxed) {
             // What the guest runs with: QEMU's emulation lets XSETBV through although it is intercepted.
             self.xcr0 = read_xcr0();
@@ -128,6 +119,7 @@ impl Fpu {
                 asm!("xsave64 [{p}]", p = in(reg) pointer, in("eax") mask as u32, in("edx") (mask >> 32) as u32,
                      options(nostack));
             }
+            self.area.mark_initial();
         } else {
             // SAFETY: as above, in the FXSAVE format.
             unsafe { asm!("fxsave64 [{p}]", p = in(reg) pointer, options(nostack)) };

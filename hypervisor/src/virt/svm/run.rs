@@ -2,7 +2,13 @@
 //!
 //! Entered with interrupts off. The global interrupt flag is cleared around the switch, and RFLAGS.IF set inside it,
 //! so that a physical interrupt that comes before or during VMRUN turns into an exit right after entry: none is lost,
-//! and none is taken in the hypervisor. FS, GS, TR, LDTR and the SYSCALL/SYSENTER MSRs are exchanged by VMLOAD and
+//! and none is taken in the hypervisor.
+//!
+//! QEMU's emulation (7.2 at least) does not take the guest's interrupt shadow from the control block, but carries the
+//! host's own into the guest. So a STI stands right before VMRUN when, and only when, the guest is in a shadow: else
+//! its `sti; hlt` would take an interrupt in between, or one STI too many would swallow the shadow of the guest's.
+//!
+//! FS, GS, TR, LDTR and the SYSCALL/SYSENTER MSRs are exchanged by VMLOAD and
 //! VMSAVE, for which the host has a block of its own on each CPU.
 #![allow(unsafe_code)] // Assembly; the contract is on `svm_run`.
 
@@ -19,8 +25,9 @@ unsafe extern "C" {
     ///
     /// # Safety
     /// `guest` and `host` are physical addresses of valid control blocks, the second one filled by VMSAVE on this CPU;
-    /// SVM is enabled; `registers` is valid; interrupts are off. Registers outside the ABI's preserved set change.
-    pub fn svm_run(guest: u64, registers: *mut GuestRegisters, host: u64);
+    /// SVM is enabled; `registers` is valid; interrupts are off. `shadow` is the control block's interrupt shadow.
+    /// Registers outside the ABI's preserved set change.
+    pub fn svm_run(guest: u64, registers: *mut GuestRegisters, host: u64, shadow: bool);
 }
 
 global_asm!(
@@ -34,10 +41,13 @@ svm_run:
     push r13
     push r14
     push r15
+    movzx ecx, cl
+    push rcx
     push rdx
     push rsi
     mov rax, rdi
     clgi
+    sti
     vmload rax
     mov rcx, [rsi + 8]
     mov rdx, [rsi + 16]
@@ -53,7 +63,10 @@ svm_run:
     mov r14, [rsi + 112]
     mov r15, [rsi + 120]
     mov rsi, [rsi + 48]
+    cmp byte ptr [rsp + 16], 0
+    je 2f
     sti
+2:
     vmrun rax
     cli
     vmsave rax
@@ -76,6 +89,7 @@ svm_run:
     pop rax
     vmload rax
     stgi
+    pop rcx
     pop r15
     pop r14
     pop r13

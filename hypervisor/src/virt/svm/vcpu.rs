@@ -24,6 +24,8 @@ const EFER_LMA: u64 = 1 << 10;
 /// PSE, PAE, PGE, SMEP, SMAP: a change drops all translations, global ones too.
 const CR4_PAGING: u64 = 1 << 4 | 1 << 5 | 1 << 7 | 1 << 20 | 1 << 21;
 const RFLAGS_IF: u64 = 1 << 9;
+/// Vectors below are exceptions.
+const FIRST_INTERRUPT: u64 = 32;
 const RESET_PAT: u64 = 0x0007_0406_0007_0406;
 /// PAUSEs of a tight loop before an exit, and the gap in cycles that still counts as tight.
 const PAUSE_COUNT: u16 = 3000;
@@ -62,6 +64,17 @@ pub struct SvmVcpu {
 
 fn segment(from: &Segment) -> VmcbSegment {
     VmcbSegment { selector: from.selector, attributes: from.attributes, limit: from.limit, base: from.base }
+}
+
+/// An interrupted event to inject again. QEMU's emulation calls a virtual interrupt an exception, and exceptions with
+/// such vectors cannot be injected.
+fn with_true_type(interrupted: u64) -> u64 {
+    let exception = interrupted & event::TYPE_MASK == event::TYPE_EXCEPTION;
+    if exception && interrupted & event::VECTOR_MASK >= FIRST_INTERRUPT {
+        event::VALID | event::TYPE_EXTERNAL | interrupted & event::VECTOR_MASK
+    } else {
+        interrupted
+    }
 }
 
 impl SvmVcpu {
@@ -208,17 +221,51 @@ impl SvmVcpu {
         self.clean &= !(clean::TPR | clean::INTERCEPTS);
     }
 
+    /// Has an external interrupt that is to be injected waiting as the virtual interrupt instead, unless that is the
+    /// window. The processor takes it before the first instruction, as an injected one; but one that QEMU's emulation
+    /// (7.2 at least) injects may be delivered again, whatever RFLAGS.IF says, when the emulator is interrupted before
+    /// the next exit.
+    #[inline]
+    fn offer_interrupt(&mut self) -> bool {
+        let control = &mut self.vmcb.control;
+        let external =
+            control.event_injection & (event::VALID | event::TYPE_MASK) == event::VALID | event::TYPE_EXTERNAL;
+        let offered = external && control.vintr & vintr::IRQ == 0;
+        if offered {
+            let vector = control.event_injection & event::VECTOR_MASK;
+            control.vintr |= vintr::IRQ | vintr::IGNORE_TPR | vector << vintr::VECTOR_SHIFT;
+            control.event_injection = 0;
+            self.clean &= !clean::TPR;
+        }
+        offered
+    }
+
+    /// After an exit: an interrupt that was offered and not taken is injected again.
+    #[inline]
+    fn take_back_interrupt(&mut self) {
+        let control = &mut self.vmcb.control;
+        if control.vintr & vintr::IRQ != 0 {
+            let vector = (control.vintr & vintr::VECTOR_MASK) >> vintr::VECTOR_SHIFT;
+            control.event_injection = event::VALID | event::TYPE_EXTERNAL | vector;
+        }
+        control.vintr &= !(vintr::IRQ | vintr::IGNORE_TPR | vintr::VECTOR_MASK);
+        self.clean &= !clean::TPR;
+    }
+
     /// What an exit leaves behind that must be kept for the next entry.
     #[inline]
-    fn after_exit(&mut self) {
+    fn after_exit(&mut self, offered: bool) {
         self.nmi_ending = false;
+        self.vmcb.control.event_injection = 0;
+        if offered {
+            self.take_back_interrupt();
+        }
         let control = &mut self.vmcb.control;
-        control.event_injection = 0;
         let interrupted = control.exit_int_info;
         if interrupted & event::VALID != 0 {
             // An INT n is executed again from its own address; everything else is injected again.
             if interrupted & event::TYPE_MASK != event::TYPE_SOFTWARE {
-                control.event_injection = interrupted;
+                control.event_injection = with_true_type(interrupted);
             }
             control.exit_int_info = 0;
         }
@@ -309,12 +356,14 @@ impl VirtualCpu for SvmVcpu {
 
     #[inline]
     fn run(&mut self) -> VmExit {
+        let offered = self.offer_interrupt();
+        let shadow = self.vmcb.control.interrupt_shadow & 1 != 0;
         self.vmcb.control.clean_bits = self.clean;
         // SAFETY: the control block is ours, complete (`start`), and in memory that stays; `host_block` is this CPU's
         // (`load` ran here) and was filled by `enable_this_cpu`; SVM is on; the hypervisor runs with interrupts off.
-        unsafe { run::svm_run(self.vmcb_address, &raw mut self.registers, self.host_block) };
+        unsafe { run::svm_run(self.vmcb_address, &raw mut self.registers, self.host_block, shadow) };
         self.clean = self.all_clean;
-        self.after_exit();
+        self.after_exit(offered);
         if self.vmcb.control.exit_code == code::VMMCALL {
             return VmExit::Hypercall;
         }
