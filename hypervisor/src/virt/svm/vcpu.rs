@@ -11,7 +11,7 @@ use shared_abi::xen::Mfn;
 use super::vmcb::{
     ControlArea, SaveArea, Vmcb, VmcbSegment, clean, event, exit as code, intercept, tlb_control, vintr,
 };
-use super::{EFER_SVME, exit, feature, has, host_block, permissions, run};
+use super::{EFER_SVME, exit, feature, has, host_block, is_emulated_by_qemu, permissions, run};
 use crate::cpu::this_cpu;
 use crate::memory;
 use crate::virt::asid::{self, Asid};
@@ -221,16 +221,16 @@ impl SvmVcpu {
         self.clean &= !(clean::TPR | clean::INTERCEPTS);
     }
 
-    /// Has an external interrupt that is to be injected waiting as the virtual interrupt instead, unless that is the
-    /// window. The processor takes it before the first instruction, as an injected one; but one that QEMU's emulation
-    /// (7.2 at least) injects may be delivered again, whatever RFLAGS.IF says, when the emulator is interrupted before
-    /// the next exit.
+    /// On QEMU's emulation, has an external interrupt that is to be injected waiting as the virtual interrupt instead,
+    /// unless that is the window. It is taken before the first instruction, as an injected one; but one that is injected
+    /// (in 7.2 at least) may be delivered again, whatever RFLAGS.IF says, when the emulator is interrupted before the
+    /// next exit.
     #[inline]
     fn offer_interrupt(&mut self) -> bool {
         let control = &mut self.vmcb.control;
         let external =
             control.event_injection & (event::VALID | event::TYPE_MASK) == event::VALID | event::TYPE_EXTERNAL;
-        let offered = external && control.vintr & vintr::IRQ == 0;
+        let offered = external && is_emulated_by_qemu() && control.vintr & vintr::IRQ == 0;
         if offered {
             let vector = control.event_injection & event::VECTOR_MASK;
             control.vintr |= vintr::IRQ | vintr::IGNORE_TPR | vector << vintr::VECTOR_SHIFT;
