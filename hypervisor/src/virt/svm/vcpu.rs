@@ -11,7 +11,7 @@ use shared_abi::xen::Mfn;
 use super::vmcb::{
     ControlArea, SaveArea, Vmcb, VmcbSegment, clean, event, exit as code, intercept, tlb_control, vintr,
 };
-use super::{EFER_SVME, exit, feature, has, host_block, is_emulated_by_qemu, permissions, run};
+use super::{EFER_SVME, exit, feature, has, host_block, permissions, run};
 use crate::cpu::this_cpu;
 use crate::memory;
 use crate::virt::asid::{self, Asid};
@@ -66,7 +66,7 @@ fn segment(from: &Segment) -> VmcbSegment {
     VmcbSegment { selector: from.selector, attributes: from.attributes, limit: from.limit, base: from.base }
 }
 
-/// An interrupted event to inject again. QEMU's emulation calls a virtual interrupt an exception, and exceptions with
+/// An interrupted event to inject again. QEMU's emulation calls one delivered twice an exception, and exceptions with
 /// such vectors cannot be injected.
 fn with_true_type(interrupted: u64) -> u64 {
     let exception = interrupted & event::TYPE_MASK == event::TYPE_EXCEPTION;
@@ -221,46 +221,12 @@ impl SvmVcpu {
         self.clean &= !(clean::TPR | clean::INTERCEPTS);
     }
 
-    /// On QEMU's emulation, has an external interrupt that is to be injected waiting as the virtual interrupt instead,
-    /// unless that is the window. It is taken before the first instruction, as an injected one; but one that is injected
-    /// (in 7.2 at least) may be delivered again, whatever RFLAGS.IF says, when the emulator is interrupted before the
-    /// next exit.
-    #[inline]
-    fn offer_interrupt(&mut self) -> bool {
-        let control = &mut self.vmcb.control;
-        let external =
-            control.event_injection & (event::VALID | event::TYPE_MASK) == event::VALID | event::TYPE_EXTERNAL;
-        let offered = external && is_emulated_by_qemu() && control.vintr & vintr::IRQ == 0;
-        if offered {
-            let vector = control.event_injection & event::VECTOR_MASK;
-            control.vintr |= vintr::IRQ | vintr::IGNORE_TPR | vector << vintr::VECTOR_SHIFT;
-            control.event_injection = 0;
-            self.clean &= !clean::TPR;
-        }
-        offered
-    }
-
-    /// After an exit: an interrupt that was offered and not taken is injected again.
-    #[inline]
-    fn take_back_interrupt(&mut self) {
-        let control = &mut self.vmcb.control;
-        if control.vintr & vintr::IRQ != 0 {
-            let vector = (control.vintr & vintr::VECTOR_MASK) >> vintr::VECTOR_SHIFT;
-            control.event_injection = event::VALID | event::TYPE_EXTERNAL | vector;
-        }
-        control.vintr &= !(vintr::IRQ | vintr::IGNORE_TPR | vintr::VECTOR_MASK);
-        self.clean &= !clean::TPR;
-    }
-
     /// What an exit leaves behind that must be kept for the next entry.
     #[inline]
-    fn after_exit(&mut self, offered: bool) {
+    fn after_exit(&mut self) {
         self.nmi_ending = false;
-        self.vmcb.control.event_injection = 0;
-        if offered {
-            self.take_back_interrupt();
-        }
         let control = &mut self.vmcb.control;
+        control.event_injection = 0;
         let interrupted = control.exit_int_info;
         if interrupted & event::VALID != 0 {
             // An INT n is executed again from its own address; everything else is injected again.
@@ -356,14 +322,13 @@ impl VirtualCpu for SvmVcpu {
 
     #[inline]
     fn run(&mut self) -> VmExit {
-        let offered = self.offer_interrupt();
         let shadow = self.vmcb.control.interrupt_shadow & 1 != 0;
         self.vmcb.control.clean_bits = self.clean;
         // SAFETY: the control block is ours, complete (`start`), and in memory that stays; `host_block` is this CPU's
         // (`load` ran here) and was filled by `enable_this_cpu`; SVM is on; the hypervisor runs with interrupts off.
         unsafe { run::svm_run(self.vmcb_address, &raw mut self.registers, self.host_block, shadow) };
         self.clean = self.all_clean;
-        self.after_exit(offered);
+        self.after_exit();
         if self.vmcb.control.exit_code == code::VMMCALL {
             return VmExit::Hypercall;
         }

@@ -239,10 +239,6 @@ pub mod vintr {
     pub const IGNORE_TPR: u64 = 1 << 20;
     /// RFLAGS.IF of the guest does not govern physical interrupts.
     pub const MASKING: u64 = 1 << 24;
-    /// Lowest bit of the virtual interrupt's vector.
-    pub const VECTOR_SHIFT: u32 = 32;
-    /// The virtual interrupt's vector.
-    pub const VECTOR_MASK: u64 = 0xff << VECTOR_SHIFT;
 }
 
 /// Bits of `clean_bits`: what has not changed since the block was last entered on this CPU.
