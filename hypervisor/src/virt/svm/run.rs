@@ -8,8 +8,8 @@
 //! host's own into the guest. So a STI stands right before VMRUN when, and only when, the guest is in a shadow: else
 //! its `sti; hlt` would take an interrupt in between, or one STI too many would swallow the shadow of the guest's.
 //!
-//! FS, GS, TR, LDTR and the SYSCALL/SYSENTER MSRs are exchanged by VMLOAD and
-//! VMSAVE, for which the host has a block of its own on each CPU.
+//! FS, GS, TR, LDTR and the SYSCALL/SYSENTER MSRs are exchanged by VMLOAD and VMSAVE, for which the host has a block of
+//! its own on each CPU.
 #![allow(unsafe_code)] // Assembly; the contract is on `svm_run`.
 
 use core::arch::global_asm;
