@@ -10,12 +10,12 @@ use shared_abi::xen::VcpuId;
 use crate::cpuid::apic_id;
 use crate::lapic::APIC_DEFAULT_BASE;
 
-/// Tables, ready to be copied to [`Tables::address`].
+/// Tables, ready to be copied.
 pub struct Tables {
-    /// Their bytes, the root pointer first.
+    /// Their bytes, for the address they were made for.
     pub bytes: Vec<u8>,
-    /// Guest-physical address of the first byte, and of the root pointer.
-    pub address: u64,
+    /// The root pointer, which may lie anywhere.
+    pub root: [u8; RSDP_SIZE],
 }
 
 const HEADER: usize = 36;
@@ -35,7 +35,7 @@ const PROCESSOR_ENABLED: u32 = 1;
 
 /// The tables for `vcpus` processors, at `address`.
 pub fn tables(address: u64, vcpus: u32) -> Tables {
-    let mut bytes = alloc::vec![0; RSDP_SIZE];
+    let mut bytes = Vec::new();
     let mut place = |table: Vec<u8>| {
         let at = bytes.len().next_multiple_of(16);
         bytes.resize(at, 0);
@@ -49,9 +49,7 @@ pub fn tables(address: u64, vcpus: u32) -> Tables {
     xsdt.extend_from_slice(&fadt.to_le_bytes());
     xsdt.extend_from_slice(&madt.to_le_bytes());
     let xsdt = place(finish(xsdt));
-    let rsdp = rsdp(xsdt);
-    bytes[..RSDP_SIZE].copy_from_slice(&rsdp);
-    Tables { bytes, address }
+    Tables { bytes, root: rsdp(xsdt) }
 }
 
 fn table(signature: &[u8; 4], revision: u8, size: usize) -> Vec<u8> {
@@ -128,8 +126,9 @@ mod tests {
         let tables = tables(base, 4);
         let bytes = &tables.bytes;
         let sum = |range: &[u8]| range.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
-        assert_eq!((&bytes[..8], sum(&bytes[..20]), sum(&bytes[..36])), (&b"RSD PTR "[..], 0, 0));
-        let xsdt = word(bytes, 24) - base as usize;
+        let root = &tables.root;
+        assert_eq!((&root[..8], sum(&root[..20]), sum(&root[..36])), (&b"RSD PTR "[..], 0, 0));
+        let xsdt = word(root, 24) - base as usize;
         assert_eq!(&bytes[xsdt..xsdt + 4], b"XSDT");
         for (entry, signature) in [b"FACP", b"APIC"].into_iter().enumerate() {
             let at = word(bytes, xsdt + HEADER + entry * 8) - base as usize;

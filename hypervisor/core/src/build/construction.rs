@@ -19,7 +19,7 @@ use shared_abi::xen::{DomId, Gfn};
 use zerocopy::IntoBytes;
 
 use super::image::Image;
-use super::layout::{self, ACPI_PAGE, Layout};
+use super::layout::{self, ACPI_PAGE, Layout, RSDP_ADDRESS};
 use super::{BuildError, LEAF_ORDERS, MAX_ORDER, StartOfDay, acpi};
 use crate::domain::{Domain, DomainConfig};
 use crate::heap::{Extent, Owner};
@@ -240,6 +240,10 @@ impl<M: Machine> Construction<M> {
         let acpi = self.special[1].first();
         let tables = acpi::tables(ACPI_PAGE, self.config.vcpus);
         hv.machine.write(MachineAddress::in_frame(acpi, 0), &tables.bytes);
+        // In the domain's own memory: it may write over it, as a PC's kernel may over its BIOS' tables.
+        let low = self.memory.lookup(&hv.machine, Gfn(RSDP_ADDRESS >> PAGE_SHIFT)).ok_or("memory: less than 1 MiB")?;
+        let root = MachineAddress::in_frame(low.mfn, RSDP_ADDRESS as usize % PAGE_SIZE);
+        hv.machine.write(root, &tables.root);
         self.memory
             .map_hypervisor_frame(hv, Gfn(ACPI_PAGE >> PAGE_SHIFT), acpi)
             .map_err(|_| "memory: none left for its page tables")?;

@@ -1,9 +1,9 @@
 //! Where everything goes in a new domain's physical address space, computed and checked before any frame is taken.
 //!
 //! RAM begins at 0 and continues at 4 GiB when it reaches [`HOLE_START`]. The 384 KiB below 1 MiB are backed, but
-//! reserved as on a PC. In the hole: the ACPI tables' page, the pages for XenStore and console, the local APIC. After
-//! the kernel come the ramdisk and the start-of-day pages (start info, memory map, module list, command line), which
-//! Linux must reach through its first, small page tables.
+//! reserved as on a PC; the ACPI root pointer is there. In the hole: the ACPI tables' page, the pages for XenStore and
+//! console, the local APIC. After the kernel come the ramdisk and the start-of-day pages (start info, memory map, module
+//! list, command line), which Linux must reach through its first, small page tables.
 
 use alloc::vec::Vec;
 
@@ -19,6 +19,9 @@ pub const HOLE_START: u64 = 0xc000_0000;
 pub const HOLE_END: u64 = 1 << 32;
 /// The page of the ACPI tables.
 pub const ACPI_PAGE: u64 = 0xfc00_0000;
+/// Where the ACPI root pointer is: the last place at which a kernel that searches for it looks, for some do not look at
+/// `rsdp_paddr` (Linux 4.15); Xen's tools put it there for them.
+pub const RSDP_ADDRESS: u64 = HIGH_RAM_START - 64;
 /// Reserved for pages that are neither RAM nor devices: XenStore, console.
 pub const SPECIAL_START: u64 = 0xfeff_8000;
 /// End of those.

@@ -35,7 +35,7 @@ use crate::sched::{self, DomainSched};
 use crate::vcpu::{Attention, StartState, Vcpu, VcpuRef};
 
 use construction::{Construction, Progress};
-use layout::{ACPI_PAGE, Layout};
+use layout::{Layout, RSDP_ADDRESS};
 
 /// Largest extent used for a guest's memory: 1 GiB.
 const MAX_ORDER: u32 = 18;
@@ -91,7 +91,7 @@ impl StartOfDay {
             nr_modules: u32::from(config.ramdisk.is_some()),
             modlist_paddr: if config.ramdisk.is_some() { modules_at } else { 0 },
             cmdline_paddr: command_line_at,
-            rsdp_paddr: ACPI_PAGE,
+            rsdp_paddr: RSDP_ADDRESS,
             memmap_paddr: map_at,
             memmap_entries: layout.map.len() as u32,
             reserved: 0,

@@ -185,7 +185,8 @@ fn acpi_leads_to_every_processor() {
     let domain = hv.build_domain(DomainConfig { vcpus: 5, ..config(16 * MIB, small_kernel()) }).unwrap();
     let word = |address: u64| u64::from(read::<u32>(&hv, &domain, address));
     let root = start_info(&hv, &domain).rsdp_paddr;
-    assert_eq!(memory(&hv, &domain, root, 8), b"RSD PTR ");
+    // Where kernels look that search for it, too.
+    assert_eq!((root, memory(&hv, &domain, root, 8)), (0xf_ffc0, b"RSD PTR ".to_vec()));
     let xsdt: u64 = read(&hv, &domain, root + 24);
     let entries: Vec<u64> =
         (0..(word(xsdt + 4) - 36) / 8).map(|index| read(&hv, &domain, xsdt + 36 + index * 8)).collect();
