@@ -95,7 +95,7 @@ impl Options {
         trace_mask: u64::MAX,
         sample_ms: None,
         max_cpus: None,
-        timeslice_us: 30_000,
+        timeslice_us: 5_000,
         sched: "credit",
         log_level: Level::Info,
         debug_exit: None,

@@ -44,8 +44,8 @@ const TRIES: u32 = 3;
 /// The records that only measurements look at.
 const RECORDS: [Kind; 4] = [Kind::INITIALISED, Kind::DOMAIN_BUILD, Kind::VCPU_START, Kind::DOMAIN_EXITS];
 /// Its boots: the vCPUs it is given, and a hypervisor option. vCPUs that wait for each other by spinning, as Linux's do
-/// while they start, use their slices up on the one processor; with short slices that is less.
-const LINUX_BOOTS: [(u32, &str); 4] = [(1, ""), (2, ""), (2, "timeslice=5000"), (4, "")];
+/// while they start, use their slices up on the one processor; with long slices that is more.
+const LINUX_BOOTS: [(u32, &str); 4] = [(1, ""), (2, ""), (2, "timeslice=30000"), (4, "")];
 
 /// The boot of Linux with so many vCPUs and one more option.
 fn linux_with(vcpus: u32, option: &str) -> String {
@@ -339,7 +339,7 @@ mod tests {
     #[test]
     fn the_scenarios_are_sound() {
         for (text, domains) in
-            [(SCENARIO, 1), (AGAIN, 1), (LINUX, 1), (&linux_with(4, "timeslice=5000"), 1), (TRADE, 4)]
+            [(SCENARIO, 1), (AGAIN, 1), (LINUX, 1), (&linux_with(4, "timeslice=30000"), 1), (TRADE, 4)]
         {
             let scenario = Scenario::parse(text, PathBuf::new()).unwrap();
             let is_control = |domain: &&crate::config::Domain| domain.privileged;
@@ -351,7 +351,7 @@ mod tests {
 
     #[test]
     fn linux_gets_its_vcpus() {
-        let domains = Scenario::parse(&linux_with(4, "timeslice=5000"), PathBuf::new()).unwrap().domains();
+        let domains = Scenario::parse(&linux_with(4, "timeslice=30000"), PathBuf::new()).unwrap().domains();
         assert_eq!(
             (domains[0].name.as_str(), domains[0].vcpus, domains[0].kernel.as_str()),
             (LINUX_NAME, 4, LINUX_KERNEL)
