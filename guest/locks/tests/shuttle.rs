@@ -14,13 +14,25 @@ const THREADS: usize = 10;
 const TURNS: usize = 3;
 const SCHEDULES: usize = 400;
 
-struct ShuttleWord(AtomicU16);
+/// What is wrong, to see that it would be noticed.
+#[derive(Clone, Copy, PartialEq)]
+enum Fault {
+    None,
+    /// A kick for a CPU that does not sleep yet is forgotten.
+    EarlyKicksAreLost,
+    /// The one who sleeps is not found.
+    WaitersAreForgotten,
+    /// Two may draw the same ticket.
+    WordIsTorn,
+}
+
+struct ShuttleWord(AtomicU16, Fault);
 
 impl Word for ShuttleWord {
     const TICKET_BITS: u32 = 8;
 
     fn zero() -> Self {
-        Self(AtomicU16::new(0))
+        Self(AtomicU16::new(0), Fault::None)
     }
 
     fn load(&self, _: Ordering) -> u32 {
@@ -28,6 +40,11 @@ impl Word for ShuttleWord {
     }
 
     fn fetch_add(&self, value: u32, _: Ordering) -> u32 {
+        if self.1 == Fault::WordIsTorn {
+            let before = self.0.load(Ordering::SeqCst);
+            self.0.store(before.wrapping_add(value as u16), Ordering::SeqCst);
+            return u32::from(before);
+        }
         u32::from(self.0.fetch_add(value as u16, Ordering::SeqCst))
     }
 
@@ -45,6 +62,7 @@ impl Word for ShuttleWord {
 struct Machine {
     waits: Vec<AtomicU64>,
     kicks: Vec<(Mutex<bool>, Condvar)>,
+    fault: Fault,
 }
 
 struct Cpu {
@@ -77,6 +95,9 @@ impl Platform for Cpu {
     }
 
     fn waiter(&self, key: WaitKey) -> Option<usize> {
+        if self.machine.fault == Fault::WaitersAreForgotten {
+            return None;
+        }
         self.machine.waits.iter().position(|word| word.load(Ordering::SeqCst) == key.to_word())
     }
 
@@ -87,6 +108,9 @@ impl Platform for Cpu {
     fn block(&self, (): &()) {
         let (given, changed) = &self.machine.kicks[self.number];
         let mut given = given.lock().unwrap();
+        if self.machine.fault == Fault::EarlyKicksAreLost {
+            *given = false;
+        }
         while !*given {
             given = changed.wait(given).unwrap();
         }
@@ -105,12 +129,13 @@ impl Platform for Cpu {
 
 /// Every schedule: all threads have their turns, one at a time, in the order of their tickets, and none sleeps for ever
 /// (shuttle reports a deadlock). A thread more kicks whom it likes.
-fn crowd() {
+fn crowd(fault: Fault) {
     let machine = Arc::new(Machine {
         waits: (0..THREADS).map(|_| AtomicU64::new(0)).collect(),
         kicks: (0..THREADS).map(|_| (Mutex::new(false), Condvar::new())).collect(),
+        fault,
     });
-    let lock = Arc::new(RawTicketLock::new(ShuttleWord::zero()));
+    let lock = Arc::new(RawTicketLock::new(ShuttleWord(AtomicU16::new(0), fault)));
     let count = Arc::new(AtomicU16::new(0));
     let mut threads: Vec<_> = (0..THREADS)
         .map(|number| {
@@ -134,8 +159,31 @@ fn crowd() {
     assert!(!lock.is_locked());
 }
 
+fn at_random(fault: Fault) {
+    let scheduler = RandomScheduler::new_from_seed(0x5EED, SCHEDULES);
+    Runner::new(scheduler, Default::default()).run(move || crowd(fault));
+}
+
 #[test]
 fn ten_threads_at_random() {
-    let scheduler = RandomScheduler::new_from_seed(0x5EED, SCHEDULES);
-    Runner::new(scheduler, Default::default()).run(crowd);
+    at_random(Fault::None);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_kick_that_comes_early_must_not_be_lost() {
+    at_random(Fault::EarlyKicksAreLost);
+}
+
+#[test]
+#[should_panic(expected = "deadlock")]
+fn a_waiter_must_be_found() {
+    at_random(Fault::WaitersAreForgotten);
+}
+
+/// Two get in at once, or a ticket that nobody has is waited for.
+#[test]
+#[should_panic]
+fn a_ticket_must_be_drawn_once() {
+    at_random(Fault::WordIsTorn);
 }
