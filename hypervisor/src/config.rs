@@ -1,7 +1,7 @@
 //! What domains to build: the lines of a boot archive's `ebb.cfg`, or of boot modules.
 //!
 //! One line is one domain (docs/command-line.md):
-//! `name=web memory=64M maxmem=128M vcpus=2 weight=256 privileged kernel=guest.elf ramdisk=initrd.img on-reboot=restart
+//! `name=web memory=64M maxmem=128M vcpus=2 weight=256 cap=150 privileged kernel=guest.elf ramdisk=initrd.img on-reboot=restart
 //! -- arguments of the kernel`. Every mistake is one error that names the domain and the field, before anything starts.
 
 use alloc::format;
@@ -36,6 +36,7 @@ struct DomainLine {
     max_memory: u64,
     vcpus: u32,
     weight: u16,
+    cap: u16,
     privileged: bool,
     on_reboot: OnReboot,
     kernel: Option<String>,
@@ -117,6 +118,7 @@ fn add(
         max_memory: line.max_memory,
         vcpus: line.vcpus,
         weight: line.weight,
+        cap: line.cap,
         privileged: line.privileged,
         on_reboot: line.on_reboot,
         arguments: line.arguments,
@@ -146,6 +148,7 @@ fn parse_line(text: &str, default_name: &str) -> Result<DomainLine, String> {
         max_memory: 0,
         vcpus: 1,
         weight: 256,
+        cap: 0,
         privileged: false,
         on_reboot: OnReboot::Restart,
         kernel: None,
@@ -170,6 +173,7 @@ fn setting(line: &mut DomainLine, word: &str) -> Result<(), &'static str> {
         "maxmem" => line.max_memory = size(value)?,
         "vcpus" => line.vcpus = value.parse().map_err(|_| "not a number")?,
         "weight" => line.weight = value.parse().map_err(|_| "not a number from 1 to 65535")?,
+        "cap" => line.cap = value.parse().map_err(|_| "not a number of per cents")?,
         "privileged" if value.is_empty() => line.privileged = true,
         "kernel" => line.kernel = Some(value.to_string()),
         "ramdisk" => line.ramdisk = Some(value.to_string()),
@@ -198,6 +202,10 @@ fn check(line: &DomainLine) -> Result<(), String> {
     if line.weight == 0 {
         return Err("weight: from 1 to 65535".to_string());
     }
+    let most = 100 * line.vcpus;
+    if u32::from(line.cap) > most {
+        return Err(format!("cap: from 0 (none) to {most}, 100 for each vCPU"));
+    }
     Ok(())
 }
 
@@ -220,11 +228,10 @@ mod tests {
 
     #[test]
     fn a_full_line_is_read() {
-        let text =
-            "name=web memory=64M maxmem=128 vcpus=2 weight=512 privileged kernel=g.elf on-reboot=destroy -- a=b -- c";
+        let text = "name=web memory=64M maxmem=128 vcpus=2 weight=512 cap=150 privileged kernel=g.elf on-reboot=destroy -- a=b -- c";
         let line = parse_line(text, "d0").unwrap();
         assert_eq!((line.name.as_str(), line.memory, line.max_memory), ("web", 64 << 20, 128 << 20));
-        assert_eq!((line.vcpus, line.weight, line.privileged), (2, 512, true));
+        assert_eq!((line.vcpus, line.weight, line.cap, line.privileged), (2, 512, 150, true));
         assert_eq!(line.on_reboot, OnReboot::Destroy);
         assert_eq!(line.kernel.as_deref(), Some("g.elf"));
         assert_eq!(line.arguments, "a=b -- c");
@@ -246,6 +253,8 @@ mod tests {
             ("name=a memory=64M vcpus=65", "vcpus"),
             ("name=a memory=64M weight=0", "weight"),
             ("name=a memory=64M weight=70000", "weight"),
+            ("name=a memory=64M vcpus=2 cap=201", "cap: from 0"),
+            ("name=a memory=64M cap=half", "cap"),
             ("name=a memory=99999999999999999999", "memory"),
             ("name=a memory=99999999G", "memory"),
             ("name=a memory=6500K on-reboot=never", "on-reboot"),

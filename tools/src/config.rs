@@ -43,6 +43,8 @@ pub struct Domain {
     pub vcpus: u32,
     /// Its share of processor time.
     pub weight: u32,
+    /// The most processor time it gets, in per cent of one processor; 0: no limit.
+    pub cap: u32,
     /// Whether it may use the control interfaces.
     pub privileged: bool,
     /// Its kernel: a path on the host, or a member's name once packed.
@@ -90,6 +92,7 @@ impl Domain {
             maxmem: memory,
             vcpus: 1,
             weight: WEIGHT_DEFAULT,
+            cap: 0,
             privileged: false,
             kernel: kernel.into(),
             ramdisk: None,
@@ -124,6 +127,10 @@ impl Domain {
         if !(1..=WEIGHT_MAX).contains(&self.weight) {
             return err("weight", format!("{} is not in 1..={WEIGHT_MAX}", self.weight));
         }
+        let cap_max = 100 * self.vcpus;
+        if self.cap > cap_max {
+            return err("cap", format!("{} is more than {cap_max}, 100 for each vCPU", self.cap));
+        }
         for (field, text) in [("kernel", Some(&self.kernel)), ("ramdisk", self.ramdisk.as_ref())] {
             if let Some(problem) = text.and_then(|text| word_problem(text)) {
                 return err(field, problem);
@@ -157,6 +164,7 @@ impl Domain {
             maxmem: fields.maxmem.unwrap_or(memory),
             vcpus: fields.vcpus.unwrap_or(1),
             weight: fields.weight.unwrap_or(WEIGHT_DEFAULT),
+            cap: fields.cap.unwrap_or(0),
             privileged: fields.privileged.is_some(),
             kernel: fields.kernel.ok_or_else(|| missing("kernel"))?,
             ramdisk: fields.ramdisk,
@@ -178,6 +186,9 @@ impl Domain {
             "name={} memory={} maxmem={} vcpus={} weight={}",
             self.name, self.memory, self.maxmem, self.vcpus, self.weight
         );
+        if self.cap != 0 {
+            out += &format!(" cap={}", self.cap);
+        }
         if self.privileged {
             out += " privileged";
         }
@@ -211,6 +222,7 @@ struct Fields {
     maxmem: Option<Size>,
     vcpus: Option<u32>,
     weight: Option<u32>,
+    cap: Option<u32>,
     privileged: Option<()>,
     kernel: Option<String>,
     ramdisk: Option<String>,
@@ -230,6 +242,7 @@ impl Fields {
             ("maxmem", Some(v)) => set(&mut self.maxmem, v.parse()),
             ("vcpus", Some(v)) => set(&mut self.vcpus, number(v)),
             ("weight", Some(v)) => set(&mut self.weight, number(v)),
+            ("cap", Some(v)) => set(&mut self.cap, number(v)),
             ("kernel", Some(v)) => set(&mut self.kernel, Ok(v.to_owned())),
             ("ramdisk", Some(v)) => set(&mut self.ramdisk, Ok(v.to_owned())),
             ("on-reboot", Some("restart")) => set(&mut self.on_reboot, Ok(OnReboot::Restart)),
@@ -326,13 +339,13 @@ mod tests {
 
     #[test]
     fn a_full_line_is_read() {
-        let line = "name=web memory=64M maxmem=128M vcpus=2 weight=512 privileged kernel=guest.elf \
+        let line = "name=web memory=64M maxmem=128M vcpus=2 weight=512 cap=150 privileged kernel=guest.elf \
                     ramdisk=initrd.img on-reboot=destroy -- workload=tide a=b -- c";
         let domain = Domain::parse_line(line, "line 1").unwrap();
         assert_eq!(domain.name, "web");
         assert_eq!(domain.memory, Size::mib(64));
         assert_eq!(domain.maxmem, Size::mib(128));
-        assert_eq!((domain.vcpus, domain.weight, domain.privileged), (2, 512, true));
+        assert_eq!((domain.vcpus, domain.weight, domain.cap, domain.privileged), (2, 512, 150, true));
         assert_eq!(domain.ramdisk.as_deref(), Some("initrd.img"));
         assert_eq!(domain.on_reboot, OnReboot::Destroy);
         assert_eq!(domain.args, "workload=tide a=b -- c");
@@ -358,6 +371,7 @@ mod tests {
             ("name=a memory=8M vcpus=0 kernel=k", "domain `a`: vcpus: 0 is not in 1..=64"),
             ("name=a memory=8M vcpus=two kernel=k", "domain `a`: vcpus: `two` is not a number"),
             ("name=a memory=8M weight=65536 kernel=k", "domain `a`: weight: 65536 is not in 1..=65535"),
+            ("name=a memory=8M vcpus=2 cap=201 kernel=k", "domain `a`: cap: 201 is more than 200"),
             ("name=a memory=8M memory=9M kernel=k", "domain `a`: memory: given twice"),
             ("name=a memory=8M kernel=k colour=red", "domain `a`: colour: no such field"),
             ("name=a memory=8M kernel=k quiet", "domain `a`: quiet: expected `field=value`"),
@@ -385,11 +399,11 @@ mod tests {
         #[test]
         fn what_is_written_is_read_back(
             name in "[a-z][a-z0-9._-]{0,14}", pages in 1024u64..1 << 30, more in 0u64..1 << 30,
-            vcpus in 1u32..=64, weight in 1u32..=65535, privileged: bool, destroy: bool,
+            vcpus in 1u32..=64, weight in 1u32..=65535, cap in 0u32..=100, privileged: bool, destroy: bool,
             ramdisk in proptest::option::of("[a-z./]{1,20}"), args in "[a-z=]?([ a-z=-]{0,30}[a-z=])?",
         ) {
             let domain = Domain {
-                name, memory: Size(pages * PAGE), maxmem: Size((pages + more) * PAGE), vcpus, weight, privileged,
+                name, memory: Size(pages * PAGE), maxmem: Size((pages + more) * PAGE), vcpus, weight, cap, privileged,
                 kernel: "guest.elf".into(), ramdisk,
                 on_reboot: if destroy { OnReboot::Destroy } else { OnReboot::Restart },
                 args: args.trim().to_owned(),

@@ -72,6 +72,8 @@ pub struct DomainToml {
     #[serde(default = "weight_default")]
     weight: u32,
     #[serde(default)]
+    cap: u32,
+    #[serde(default)]
     privileged: bool,
     kernel: Option<String>,
     ramdisk: Option<String>,
@@ -111,6 +113,7 @@ impl DomainToml {
             maxmem: self.maxmem.unwrap_or(self.memory),
             vcpus: self.vcpus,
             weight: self.weight,
+            cap: self.cap,
             privileged: self.privileged,
             kernel: self.kernel.as_ref().map_or_else(|| library::GUEST.to_owned(), image),
             ramdisk: self.ramdisk.as_ref().map(image),

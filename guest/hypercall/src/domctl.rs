@@ -57,3 +57,13 @@ pub fn scheduler_info(domain: DomId) -> Result<abi::SchedCredit, Errno> {
     op(&mut argument)?;
     Ok(argument.payload::<abi::SchedulerOp>().credit())
 }
+
+/// Sets a domain's scheduling weight (0: stays) and cap (65535: stays).
+pub fn set_scheduler_info(domain: DomId, credit: abi::SchedCredit) -> Result<(), Errno> {
+    let mut argument = abi::Domctl::new(abi::SCHEDULER_OP, domain);
+    let mut operation =
+        abi::SchedulerOp { sched_id: abi::SCHEDULER_CREDIT, cmd: abi::SCHEDOP_PUTINFO, ..Default::default() };
+    operation.set_credit(credit);
+    argument.set_payload(&operation);
+    op(&mut argument)
+}

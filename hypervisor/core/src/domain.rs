@@ -43,6 +43,8 @@ pub struct DomainConfig {
     pub vcpus: u32,
     /// Share of CPU time relative to others (256 is the default).
     pub weight: u16,
+    /// Most CPU time, in per cent of one physical CPU; 0: no limit.
+    pub cap: u16,
     /// Whether it may govern others.
     pub privileged: bool,
     /// What a reboot means.

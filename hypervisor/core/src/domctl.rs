@@ -88,7 +88,7 @@ pub fn domctl<M: Machine>(call: &mut Call<'_, M>) -> CallResult {
         }
         abi::SCHEDULER_OP => {
             let mut operation: SchedulerOp = request.payload();
-            scheduler_op(&domain, &mut operation)?;
+            scheduler_op(call.hv, &domain, &mut operation)?;
             request.set_payload(&operation);
             call.write_guest(address, &request)?;
         }
@@ -140,23 +140,28 @@ fn destroy<M: Machine>(call: &Call<'_, M>, domain: &Arc<Domain<M>>) -> Result<()
     Ok(())
 }
 
-/// Weights, in the form of Xen's credit schedulers, which this one answers as. There are no caps.
-fn scheduler_op<M: Machine>(domain: &Domain<M>, operation: &mut SchedulerOp) -> Result<(), Errno> {
+/// Weights and caps, in the form of Xen's credit schedulers, which this one answers as. As in Xen any number is a cap:
+/// one beyond what the domain's vCPUs could use has no effect.
+fn scheduler_op<M: Machine>(
+    hv: &Hypervisor<M>,
+    domain: &Arc<Domain<M>>,
+    operation: &mut SchedulerOp,
+) -> Result<(), Errno> {
     if operation.sched_id != abi::SCHEDULER_CREDIT {
         return Err(Errno::EINVAL);
     }
     match operation.cmd {
         abi::SCHEDOP_GETINFO => {
-            operation.set_credit(abi::SchedCredit { weight: domain.sched.weight(), cap: 0 });
+            operation.set_credit(abi::SchedCredit { weight: domain.sched.weight(), cap: domain.sched.cap() });
             Ok(())
         }
         abi::SCHEDOP_PUTINFO => {
             let credit = operation.credit();
-            if credit.cap != 0 && credit.cap != CAP_UNCHANGED {
-                return Err(Errno::EOPNOTSUPP);
-            }
             if credit.weight != 0 {
                 domain.sched.set_weight(credit.weight);
+            }
+            if credit.cap != CAP_UNCHANGED && credit.cap != domain.sched.cap() {
+                sched::set_cap(hv, domain, credit.cap);
             }
             Ok(())
         }

@@ -41,6 +41,8 @@ pub mod rank {
     pub const RUN_QUEUE_SECOND: u8 = 45;
     /// One vCPU's runstate times.
     pub const RUNSTATE: u8 = 46;
+    /// One domain's run time under its cap.
+    pub const BUDGET: u8 = 47;
     /// One CPU's timer queue.
     pub const TIMER: u8 = 48;
     /// The frame heap.

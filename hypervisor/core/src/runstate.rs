@@ -2,7 +2,8 @@
 //!
 //! A vCPU is running, runnable, blocked or offline, which is read off its state word. [`Runstate::refresh`] is called
 //! after each step that may have changed it and books the time since the last call to the state until then, so the
-//! four times always add up to the time since the first call, exactly.
+//! four times always add up to the time since the first call, exactly. One that its domain's cap keeps from running is
+//! runnable: it waits for a CPU, as on Xen.
 //!
 //! A guest may register an area where it can read these numbers. Its memory is pinned at that moment and written at
 //! every change, also for a vCPU that does not run: a lock waiter looks at another vCPU's area to see whether that one
@@ -170,7 +171,7 @@ pub struct Runstate {
 pub fn of(word: Word) -> i32 {
     if word.placement() == Placement::Running {
         RUNSTATE_RUNNING
-    } else if word.is_runnable() {
+    } else if word.wants_cpu() {
         RUNSTATE_RUNNABLE
     } else if word.is_blocked() && !word.is_down() {
         RUNSTATE_BLOCKED

@@ -27,7 +27,7 @@ use crate::lifecycle;
 use crate::locks::{Mutex, rank};
 use crate::machine::{CpuId, Level, Machine};
 use crate::sched::heap::{IndexedHeap, Ranked};
-use crate::sched::sleep;
+use crate::sched::{cap, sleep};
 use crate::vcpu::VcpuRef;
 
 /// No deadline.
@@ -50,6 +50,8 @@ pub enum Kind {
     Poll,
     /// The local APIC's.
     Lapic,
+    /// The domain's cap gives run time to its parked vCPUs again; at vCPU 0.
+    Budget,
     /// The domain's first watchdog, at vCPU 0.
     Watchdog0,
     /// The domain's second watchdog, at vCPU 0.
@@ -58,11 +60,11 @@ pub enum Kind {
 
 impl Kind {
     const ALL: [Kind; KINDS] =
-        [Kind::Singleshot, Kind::Periodic, Kind::Poll, Kind::Lapic, Kind::Watchdog0, Kind::Watchdog1];
+        [Kind::Singleshot, Kind::Periodic, Kind::Poll, Kind::Lapic, Kind::Budget, Kind::Watchdog0, Kind::Watchdog1];
 }
 
 /// Number of kinds.
-const KINDS: usize = 4 + WATCHDOG_COUNT as usize;
+const KINDS: usize = 5 + WATCHDOG_COUNT as usize;
 
 /// When each of a vCPU's timers expires (nanoseconds), [`NEVER`] for one that is not set.
 #[derive(Debug)]
@@ -300,6 +302,7 @@ fn expire<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>, now: u64) {
             Kind::Singleshot | Kind::Periodic => evtchn::raise_virq(hv, vcpu, Virq::TIMER),
             Kind::Poll => sleep::poll_timed_out(hv, vcpu),
             Kind::Lapic => hv.lapic_timer_expired(vcpu),
+            Kind::Budget => cap::release(hv, vcpu.domain(), now),
             Kind::Watchdog0 | Kind::Watchdog1 => {
                 let domain = vcpu.domain();
                 hv.machine.log(Level::Warn, format_args!("{}: watchdog expired", domain.id));
@@ -346,10 +349,10 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// Sets this CPU's timer for the earliest of its vCPUs' timers, its slice and its samples, unless it will fire
-    /// before that anyway.
+    /// Sets this CPU's timer for the earliest of its vCPUs' timers, its slice or grant, and its samples, unless it will
+    /// fire before that anyway.
     pub(crate) fn rearm_timer(&self, cpu: &PerCpu<M>) {
-        let mut earliest = cpu.timers.earliest().min(cpu.sched.slice_end());
+        let mut earliest = cpu.timers.earliest().min(cpu.sched.choice_due());
         if self.sample_period != 0 && cpu.id.0 == 0 {
             earliest = earliest.min(cpu.timers.next_sample.load(Ordering::Relaxed));
         }

@@ -4,9 +4,11 @@ use super::{Outcome, Stop, Test, wrong_call};
 use crate::event_loop::Loop;
 use crate::events::EventPort;
 use crate::{check, check_eq, clock, cpu, events, idle, percpu, smp, thread};
-use ebb_guest_hypercall::{DomId, Errno, Port, VcpuId, event_channel, sched};
+use ebb_guest_hypercall::{DomId, Errno, Port, VcpuId, domctl, event_channel, sched, vcpu};
+use shared_abi::domctl::SchedCredit;
 use shared_abi::hypercall::SCHED_OP;
 use shared_abi::sched as abi;
+use shared_abi::vcpu::RUNSTATE_RUNNING;
 
 /// This group's tests.
 pub const TESTS: &[Test] = &[
@@ -17,6 +19,7 @@ pub const TESTS: &[Test] = &[
     ("sched-poll-errors", poll_errors),
     ("sched-block", block),
     ("sched-watchdog", watchdog),
+    ("sched-cap", cap),
     ("sched-errors", errors),
 ];
 
@@ -147,6 +150,39 @@ fn watchdog() -> Outcome {
     check_eq!(sched::watchdog(1, 0), Err(Errno::EINVAL), "stopping what is stopped");
     check_eq!(sched::watchdog(99, 5), Err(Errno::EINVAL), "a watchdog that does not exist");
     Ok(())
+}
+
+/// A privileged domain caps itself: by the hypervisor's account it then has a processor for so much of the time, although
+/// it computes without a pause; and again for all of it once the cap is lifted. Other domains must leave it a processor.
+fn cap() -> Outcome {
+    if !super::is_privileged() {
+        return Err(Stop::Skip("it takes a privileged domain".into()));
+    }
+    let own = crate::xen::hypervisor().domid.and_then(|id| u16::try_from(id).ok()).ok_or("no domain id")?;
+    let own = DomId(own);
+    let before = domctl::scheduler_info(own)?;
+    for cap in [25, 60] {
+        domctl::set_scheduler_info(own, SchedCredit { weight: 0, cap })?;
+        check_eq!(domctl::scheduler_info(own), Ok(SchedCredit { cap, ..before }), "the cap as it was set");
+        let share = share_of(1_000)?;
+        let expected = u64::from(cap) * 10;
+        check!(share.abs_diff(expected) <= 100, "with a cap of {cap} it ran {share} per mille");
+    }
+    domctl::set_scheduler_info(own, SchedCredit { weight: 0, cap: u16::MAX })?;
+    check_eq!(domctl::scheduler_info(own)?.cap, 60, "a cap that stays");
+    domctl::set_scheduler_info(own, SchedCredit { weight: 0, cap: 0 })?;
+    check_eq!(domctl::scheduler_info(own), Ok(SchedCredit { cap: 0, ..before }), "no cap");
+    let share = share_of(300)?;
+    check!(share > 800, "without a cap it ran {share} per mille");
+    Ok(())
+}
+
+/// How much of so many milliseconds this vCPU has a processor while it computes, per mille.
+fn share_of(ms: u64) -> Result<u64, Stop> {
+    let ran = || Ok::<_, Stop>(vcpu::runstate(VcpuId(percpu::id() as u32))?.time[RUNSTATE_RUNNING as usize]);
+    let (start, before) = (clock::now(), ran()?);
+    clock::spin(ms * MS);
+    Ok((ran()? - before) * 1000 / (clock::now() - start))
 }
 
 fn errors() -> Outcome {

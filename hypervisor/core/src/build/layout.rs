@@ -156,6 +156,7 @@ mod tests {
             max_memory: memory,
             vcpus: 1,
             weight: 256,
+            cap: 0,
             privileged: false,
             on_reboot: OnReboot::Destroy,
             arguments: "".into(),

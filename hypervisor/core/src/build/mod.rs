@@ -134,7 +134,7 @@ impl<M: Machine> Hypervisor<M> {
     /// Makes a domain of a construction that has everything.
     fn assemble(&self, construction: Construction<M>) -> Arc<Domain<M>> {
         let Construction { id, config, entry, layout, memory, vcpus, special, .. } = construction;
-        let weight = config.weight;
+        let sched = DomainSched::new(config.weight, config.cap);
         let domain = Arc::new(Domain {
             id,
             config,
@@ -142,7 +142,7 @@ impl<M: Machine> Hypervisor<M> {
             events: DomainEvents::new(),
             grants: DomainGrants::new(),
             hvm: HvmParameters::new(),
-            sched: DomainSched::new(weight),
+            sched,
             control: Control::new(),
             lifecycle: Lifecycle::new(),
             vcpus,

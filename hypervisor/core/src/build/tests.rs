@@ -39,6 +39,7 @@ fn config(memory: u64, kernel: Vec<u8>) -> DomainConfig {
         max_memory: memory,
         vcpus: 2,
         weight: 256,
+        cap: 0,
         privileged: false,
         on_reboot: OnReboot::Destroy,
         arguments: String::new(),

@@ -43,6 +43,7 @@ fn config(name: &str, mib: u64, vcpus: u32) -> DomainConfig {
         max_memory: 2 * mib * MIB,
         vcpus,
         weight: 256,
+        cap: 0,
         privileged: false,
         on_reboot: OnReboot::Destroy,
         arguments: "".to_string(),

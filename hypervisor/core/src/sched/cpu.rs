@@ -1,4 +1,5 @@
-//! One CPU's scheduling: its run queue, the choice of what runs next, and where a vCPU that becomes runnable goes.
+//! One CPU's scheduling: its run queue, the choice of what runs next, and (`balance.rs`) where a vCPU that becomes
+//! runnable goes.
 //!
 //! A queue is ordered by virtual time (see `policy.rs`). A vCPU that becomes runnable goes to the CPU it ran on last
 //! if that is idle, else to an idle one it may use, else back to where it was; a CPU that runs out of work takes a
@@ -8,18 +9,21 @@
 //! Locking: `RunQueue` is under its CPU's `RUN_QUEUE` lock, never two at a time. The state word ([`super::state`])
 //! changes without it; an entry whose vCPU may no longer run is dropped when it is met.
 
-use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+mod balance;
+
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use shared_abi::trace_stream::{Kind, VcpuSwitch};
 use shared_abi::xen::DomId;
 use zerocopy::IntoBytes;
 
 use super::Departure;
+use super::cap::{self, Funding, Grant, Touched};
 use super::heap::{IndexedHeap, Ranked};
 use super::policy::VirtualTime;
 use super::state::{Change, Placement, Word};
 use crate::hypervisor::{CpuAttention, Hypervisor, PerCpu};
-use crate::locks::{Mutex, MutexGuard, rank};
+use crate::locks::{Mutex, rank};
 use crate::machine::{CpuId, Machine};
 use crate::vcpu::VcpuRef;
 
@@ -55,6 +59,15 @@ struct RunQueue<M: Machine> {
     charged_at: u64,
     /// When `current` was chosen over another.
     chosen_at: u64,
+    /// What `current` may run of its domain's cap, up to `charged_at`; none without a cap.
+    grant: Option<Grant>,
+}
+
+/// A vCPU out of a queue, for this CPU to run.
+struct Taken<M: Machine> {
+    vcpu: VcpuRef<M>,
+    vtime: VirtualTime,
+    grant: Option<Grant>,
 }
 
 /// The scheduler's part of a physical CPU.
@@ -66,6 +79,8 @@ pub struct CpuSched<M: Machine> {
     idle: AtomicBool,
     /// When the current slice ends. Written under the lock.
     slice_end: AtomicU64,
+    /// When what runs has used up its grant. Written under the lock.
+    grant_end: AtomicU64,
 }
 
 impl<M: Machine> RunQueue<M> {
@@ -76,6 +91,7 @@ impl<M: Machine> RunQueue<M> {
             let domain = &current.domain().sched;
             let charge = hv.sched_config.policy.charge(ran, domain.weight(), domain.wanting());
             self.vtime = VirtualTime(self.vtime.0.wrapping_add(charge));
+            self.grant = self.grant.map(|grant| grant.after(ran));
         }
         self.charged_at = now;
     }
@@ -120,33 +136,66 @@ impl<M: Machine> RunQueue<M> {
     }
 
     /// Takes the first vCPU that may run out of the queue; it is then `cpu`'s to run.
-    fn take_first(&mut self, cpu: CpuId) -> Option<(VcpuRef<M>, VirtualTime)> {
+    fn take_first(&mut self, cpu: CpuId, now: u64, touched: &mut Touched) -> Option<Taken<M>> {
         while let Some(entry) = self.waiting.pop() {
-            if let Some(taken) = take(entry, cpu) {
+            if let Some(taken) = take(entry, cpu, now, touched) {
                 return Some(taken);
             }
         }
         None
     }
 
-    /// Makes `vcpu` what runs here.
-    fn install(&mut self, vcpu: VcpuRef<M>, vtime: VirtualTime, now: u64) {
-        self.current = Some(vcpu);
-        self.vtime = vtime;
+    /// Makes a vCPU what runs here.
+    fn install(&mut self, taken: Taken<M>, now: u64) {
+        self.current = Some(taken.vcpu);
+        self.vtime = taken.vtime;
+        self.grant = taken.grant;
         self.charged_at = now;
         self.chosen_at = now;
         self.raise_floor();
     }
+
+    /// Gives back what is left of the grant for what runs here.
+    fn settle(&mut self, touched: &mut Touched) {
+        if let Some(grant) = self.grant.take()
+            && let Some(current) = &self.current
+        {
+            cap::give_back(current, grant, touched);
+        }
+    }
+
+    /// Whether what runs here can pay for going on, by its domain's cap. If not, it has been parked.
+    fn can_pay(&mut self, now: u64, touched: &mut Touched) -> bool {
+        let Some(current) = &self.current else { return false };
+        self.grant = match cap::fund(current, now, touched) {
+            Funding::Uncapped => None,
+            Funding::Granted(grant) => Some(grant),
+            Funding::Parked => return false,
+        };
+        true
+    }
 }
 
-/// Claims a vCPU taken out of a queue for `cpu`, unless it may no longer run.
-fn take<M: Machine>(entry: Waiting<M>, cpu: CpuId) -> Option<(VcpuRef<M>, VirtualTime)> {
-    let sched = &entry.vcpu.sched;
+/// Claims a vCPU taken out of a queue for `cpu`, unless it may no longer run, or not now because of a cap.
+fn take<M: Machine>(entry: Waiting<M>, cpu: CpuId, now: u64, touched: &mut Touched) -> Option<Taken<M>> {
+    let Waiting { vtime, vcpu, .. } = entry;
     // Before the word says Running: whoever sees that may kick the CPU named here.
-    sched.set_cpu(cpu);
-    let change = sched.word.update(Word::take);
-    entry.vcpu.account(change);
-    (change.after.placement() == Placement::Running).then_some((entry.vcpu, entry.vtime))
+    vcpu.sched.set_cpu(cpu);
+    let grant = match cap::fund(&vcpu, now, touched) {
+        Funding::Uncapped => None,
+        Funding::Granted(grant) => Some(grant),
+        // Should it have been released already, it asks again at once.
+        Funding::Parked => Some(Grant::NONE),
+    };
+    let change = vcpu.sched.word.update(Word::take);
+    vcpu.account(change);
+    if change.after.placement() == Placement::Running {
+        return Some(Taken { vcpu, vtime, grant });
+    }
+    if let Some(grant) = grant {
+        cap::give_back(&vcpu, grant, touched);
+    }
+    None
 }
 
 impl<M: Machine> VcpuRef<M> {
@@ -168,16 +217,24 @@ impl<M: Machine> CpuSched<M> {
                 vtime: VirtualTime(0),
                 charged_at: 0,
                 chosen_at: 0,
+                grant: None,
             }),
             load: AtomicU32::new(0),
             idle: AtomicBool::new(true),
             slice_end: AtomicU64::new(NO_DEADLINE),
+            grant_end: AtomicU64::new(NO_DEADLINE),
         }
     }
 
     /// When the current slice ends (nanoseconds), or [`u64::MAX`].
-    pub(crate) fn slice_end(&self) -> u64 {
+    fn slice_end(&self) -> u64 {
         self.slice_end.load(Ordering::Relaxed)
+    }
+
+    /// When this CPU must choose again (nanoseconds), or [`u64::MAX`]: the current slice ends, or the grant of a capped
+    /// domain.
+    pub(crate) fn choice_due(&self) -> u64 {
+        self.slice_end().min(self.grant_end.load(Ordering::Relaxed))
     }
 
     /// Whether nothing runs here.
@@ -204,6 +261,8 @@ impl<M: Machine> CpuSched<M> {
     fn publish(&self, queue: &RunQueue<M>) {
         let running = u32::from(queue.current.is_some());
         self.load.store(queue.waiting.len() as u32 + running, Ordering::Relaxed);
+        let grant_end = queue.grant.map_or(NO_DEADLINE, |grant| grant.end(queue.charged_at));
+        self.grant_end.store(grant_end, Ordering::Relaxed);
     }
 
     /// Chooses when the slice that runs now must end.
@@ -244,7 +303,8 @@ impl<M: Machine> Hypervisor<M> {
         cpu.withdraw(CpuAttention::RESCHEDULE);
         let mut queue = cpu.sched.queue.lock();
         queue.charge(self, now);
-        let choice = self.choose(cpu, &mut queue, now);
+        let mut touched = Touched::default();
+        let choice = self.choose(cpu, &mut queue, now, &mut touched);
         cpu.sched.publish(&queue);
         cpu.sched.idle.store(queue.current.is_none(), Ordering::SeqCst);
         drop(queue);
@@ -257,7 +317,7 @@ impl<M: Machine> Hypervisor<M> {
                 if let Some(previous) = &previous {
                     self.leave(previous, now);
                 }
-                let next = next.or_else(|| self.steal(cpu, now));
+                let next = next.or_else(|| self.steal(cpu, now, &mut touched));
                 if let Some(next) = &next {
                     next.runstate.refresh(&self.machine, &next.sched, now);
                 }
@@ -268,31 +328,33 @@ impl<M: Machine> Hypervisor<M> {
         if let Some(vcpu) = &next {
             super::end_poll(self, vcpu);
         }
+        touched.release(self, now);
         self.rearm_timer(cpu);
         next
     }
 
     /// The choice itself.
-    fn choose(&self, cpu: &PerCpu<M>, queue: &mut RunQueue<M>, now: u64) -> Choice<M> {
+    fn choose(&self, cpu: &PerCpu<M>, queue: &mut RunQueue<M>, now: u64, touched: &mut Touched) -> Choice<M> {
         let slice_end = cpu.sched.slice_end();
+        queue.settle(touched);
         let word = queue.current.as_ref().map(|current| current.sched.word.load());
         let at_home = queue.current.as_ref().is_some_and(|current| current.sched.may_run_on(cpu.id));
         let may_stay = at_home && word.is_some_and(Word::is_runnable);
-        let next = match word {
+        let mut next = match word {
             Some(word) if may_stay && !queue.gives_way(self, word, slice_end, now) => None,
-            _ => queue.take_first(cpu.id),
+            _ => queue.take_first(cpu.id, now, touched),
         };
         if next.is_none() && may_stay {
-            cpu.sched.set_slice(self, queue, now, false);
-            queue.raise_floor();
-            if let Some(current) = &queue.current {
-                return Choice::Stay(current.clone());
+            if queue.can_pay(now, touched) {
+                return self.stay(cpu, queue, now);
             }
+            next = queue.take_first(cpu.id, now, touched);
         }
         let previous = queue.current.take();
         let (vtime, chosen_at) = (queue.vtime, queue.chosen_at);
-        let chosen = next.map(|(vcpu, vtime)| {
-            queue.install(vcpu.clone(), vtime, now);
+        let chosen = next.map(|taken| {
+            let vcpu = taken.vcpu.clone();
+            queue.install(taken, now);
             vcpu
         });
         if let Some(previous) = &previous {
@@ -307,6 +369,16 @@ impl<M: Machine> Hypervisor<M> {
         }
         cpu.sched.set_slice(self, queue, now, true);
         Choice::Switch(previous, chosen)
+    }
+
+    /// The choice to go on with what runs.
+    fn stay(&self, cpu: &PerCpu<M>, queue: &mut RunQueue<M>, now: u64) -> Choice<M> {
+        cpu.sched.set_slice(self, queue, now, false);
+        queue.raise_floor();
+        match &queue.current {
+            Some(current) => Choice::Stay(current.clone()),
+            None => Choice::Switch(None, None),
+        }
     }
 
     /// A vCPU stops running here. From now on its context is the only thing that ties it to this CPU.
@@ -341,76 +413,6 @@ impl<M: Machine> Hypervisor<M> {
             self.place(vcpu, now);
         }
         change
-    }
-
-    /// Puts a vCPU that has just become [`Placement::Queued`] on a queue.
-    fn place(&self, vcpu: &VcpuRef<M>, now: u64) {
-        let target = self.pick_cpu(vcpu);
-        self.enqueue(target, vcpu.clone(), now);
-        // A CPU that went idle while we looked did not see our entry unless we see its flag now.
-        if self.cpus.len() > 1 {
-            fence(Ordering::SeqCst);
-            if target.sched.load() > 1
-                && let Some(idle) = self.free_cpu_for(vcpu, target.id)
-            {
-                self.poke(idle, CpuAttention::RESCHEDULE);
-            }
-        }
-    }
-
-    /// After its affinity changed: moves a vCPU that waits where it may not run, and lets a CPU that is free fetch one
-    /// that waits. One on its way to a queue at this moment is missed; it moves when it is placed the next time.
-    pub(super) fn relocate(&self, vcpu: &VcpuRef<M>) {
-        let Some(cpu) = self.cpus.get(vcpu.sched.cpu().index()) else { return };
-        if vcpu.sched.may_run_on(cpu.id) {
-            if vcpu.sched.state().placement() == Placement::Queued
-                && let Some(free) = self.free_cpu_for(vcpu, cpu.id)
-            {
-                self.poke(free, CpuAttention::RESCHEDULE);
-            }
-            return;
-        }
-        let now = self.machine.now();
-        let mut queue = cpu.sched.queue.lock();
-        let Some(index) = queue.waiting.iter().position(|entry| entry.vcpu == *vcpu) else { return };
-        if let Some(entry) = queue.waiting.remove(index) {
-            let lag = entry.vtime.since(queue.floor);
-            vcpu.sched.depart(Departure { vtime: entry.vtime, lag, at: now, rotates: false });
-            cpu.sched.publish(&queue);
-            drop(queue);
-            self.place(&entry.vcpu, now);
-        }
-    }
-
-    /// Where a vCPU should wait.
-    fn pick_cpu(&self, vcpu: &VcpuRef<M>) -> &PerCpu<M> {
-        let sched = &vcpu.sched;
-        let rotates = sched.take_rotates();
-        let home = self.cpus.get(sched.cpu().index()).unwrap_or(&self.cpus[0]);
-        if self.cpus.len() == 1 {
-            return home;
-        }
-        let at_home = sched.may_run_on(home.id);
-        if at_home && home.sched.is_free() {
-            return home;
-        }
-        if let Some(idle) = self.free_cpu_for(vcpu, home.id) {
-            return idle;
-        }
-        if at_home && !rotates {
-            return home;
-        }
-        let others = self.cpus.iter().filter(|cpu| cpu.id != home.id && sched.may_run_on(cpu.id));
-        match others.min_by_key(|cpu| cpu.sched.load()) {
-            Some(other) if !at_home || other.sched.load() <= home.sched.load() => other,
-            _ => home,
-        }
-    }
-
-    /// A free CPU that `vcpu` may use, looked for from `start` on.
-    fn free_cpu_for(&self, vcpu: &VcpuRef<M>, start: CpuId) -> Option<&PerCpu<M>> {
-        let (before, after) = self.cpus.split_at(start.index().min(self.cpus.len()));
-        after.iter().chain(before).find(|cpu| cpu.sched.is_free() && vcpu.sched.may_run_on(cpu.id))
     }
 
     /// Puts a vCPU on `cpu`'s queue and makes that CPU look, if it must.
@@ -477,62 +479,9 @@ impl<M: Machine> Hypervisor<M> {
         }
     }
 
-    /// Takes a waiting vCPU from the busiest other CPU, to run it here.
-    fn steal(&self, cpu: &PerCpu<M>, now: u64) -> Option<VcpuRef<M>> {
-        if self.cpus.len() == 1 {
-            return None;
-        }
-        // Our idle flag is up: whoever queues a vCPU from now on sees it, and we see what was queued before.
-        fence(Ordering::SeqCst);
-        let (before, after) = self.cpus.split_at(cpu.id.index());
-        for victim in after.iter().skip(1).chain(before) {
-            // What alone is on a CPU runs there or is about to.
-            if victim.sched.load() <= 1 {
-                continue;
-            }
-            let Some(queue) = victim.sched.queue.try_lock() else {
-                // Somebody works on it; look again once that is done.
-                cpu.raise(CpuAttention::RESCHEDULE);
-                continue;
-            };
-            if let Some(stolen) = self.take_from(&victim.sched, queue, cpu.id) {
-                let (vcpu, lag) = stolen;
-                let mut queue = cpu.sched.queue.lock();
-                let lag = self.sched_config.policy.entry_lag(&self.sched_config, lag, 0);
-                let vtime = queue.floor.offset(lag);
-                queue.install(vcpu.clone(), vtime, now);
-                cpu.sched.publish(&queue);
-                cpu.sched.set_slice(self, &queue, now, true);
-                cpu.sched.idle.store(false, Ordering::SeqCst);
-                return Some(vcpu);
-            }
-        }
-        None
-    }
-
-    /// Takes the first vCPU that may run on `thief` out of another CPU's queue, with its lag there.
-    fn take_from(
-        &self,
-        victim: &CpuSched<M>,
-        mut queue: MutexGuard<'_, RunQueue<M>, { rank::RUN_QUEUE }>,
-        thief: CpuId,
-    ) -> Option<(VcpuRef<M>, i64)> {
-        queue.head();
-        loop {
-            let index = queue.waiting.iter().position(|entry| entry.vcpu.sched.may_run_on(thief))?;
-            let entry = queue.waiting.remove(index)?;
-            let lag = entry.vtime.since(queue.floor);
-            let taken = take(entry, thief);
-            victim.publish(&queue);
-            if let Some((vcpu, _)) = taken {
-                return Some((vcpu, lag));
-            }
-        }
-    }
-
-    /// Ends the slice on this CPU if its time is up. Part of the timer's work.
+    /// Ends the slice on this CPU if its time is up, or the grant's. Part of the timer's work.
     pub(crate) fn check_slice(&self, cpu: &PerCpu<M>, now: u64) {
-        if now >= cpu.sched.slice_end() {
+        if now >= cpu.sched.choice_due() {
             cpu.raise(CpuAttention::RESCHEDULE);
         }
     }

@@ -3,6 +3,7 @@
 //! - [`state`]: a vCPU's state word and its steps; the argument why no wake-up is lost.
 //! - [`cpu`]: run queues and [`Hypervisor::schedule`].
 //! - [`policy`]: weights and virtual time.
+//! - [`cap`]: upper limits of what domains get.
 //! - [`sleep`]: block, poll, halt, wake, notify.
 //! - [`op`]: the hypercall.
 //!
@@ -44,6 +45,7 @@
 //!
 //! Locking: see [`cpu`]; the functions here may be called with locks up to `LAPIC` held, not `VCPU` or later.
 
+pub mod cap;
 pub mod cpu;
 pub mod heap;
 pub mod op;
@@ -60,6 +62,7 @@ use core::sync::atomic::{AtomicBool, AtomicI64, AtomicU16, AtomicU32, AtomicU64,
 use shared_abi::sched::WATCHDOG_COUNT;
 use shared_abi::xen::VcpuId;
 
+pub use cap::set_cap;
 pub use cpu::CpuSched;
 pub use op::sched_op;
 pub use policy::SchedConfig;
@@ -71,6 +74,7 @@ use crate::hypervisor::{CpuAttention, Hypervisor};
 use crate::locks::{Mutex, rank};
 use crate::machine::{CpuId, Machine};
 use crate::vcpu::{Attention, VcpuRef};
+use cap::Cap;
 use policy::VirtualTime;
 use state::{Placement, StateWord, Word};
 
@@ -176,6 +180,8 @@ impl Default for VcpuSched {
 #[derive(Debug)]
 pub struct DomainSched {
     weight: AtomicU16,
+    /// What it gets at most.
+    pub(crate) cap: Cap,
     /// vCPUs that run or want to.
     wanting: AtomicU32,
     /// vCPUs that poll ports, a bit each. A bit may stay set a while after its vCPU was woken.
@@ -191,10 +197,11 @@ pub struct DomainSched {
 }
 
 impl DomainSched {
-    /// A domain with this share of CPU time relative to others.
-    pub const fn new(weight: u16) -> Self {
+    /// A domain with this share of CPU time relative to others, and at most `cap` per cent of one CPU (0: no limit).
+    pub const fn new(weight: u16, cap: u16) -> Self {
         Self {
             weight: AtomicU16::new(if weight == 0 { 1 } else { weight }),
+            cap: Cap::new(cap),
             wanting: AtomicU32::new(0),
             pollers: AtomicU64::new(0),
             closed: AtomicBool::new(false),
@@ -214,13 +221,18 @@ impl DomainSched {
         self.weight.store(weight.max(1), Ordering::Relaxed);
     }
 
+    /// At most so many per cent of one CPU; 0: no limit.
+    pub fn cap(&self) -> u16 {
+        self.cap.percent()
+    }
+
     /// vCPUs that run or want to.
     pub fn wanting(&self) -> u32 {
         self.wanting.load(Ordering::Relaxed)
     }
 
     /// Whether the domain goes.
-    pub(crate) fn is_closed(&self) -> bool {
+    pub fn is_closed(&self) -> bool {
         self.closed.load(Ordering::SeqCst)
     }
 

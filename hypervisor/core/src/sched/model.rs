@@ -1,4 +1,4 @@
-//! Every interleaving of a vCPU's sleeps, wake-ups, pauses and switches on two CPUs.
+//! Every interleaving of a vCPU's sleeps, wake-ups, pauses, parks and switches on two CPUs.
 //!
 //! The actors take one atomic step at a time, in every possible order, over the real steps of [`Word`]. At each state
 //! the vCPU must be in at most one queue and on at most one CPU; where nothing can move any more, nothing it should be
@@ -21,6 +21,8 @@ enum Fault {
     MaskLate,
     /// The waker changes the word before the event is visible.
     WakesFirst,
+    /// A vCPU is parked and entered as parked in two steps, not under one lock.
+    ParkedUnseen,
 }
 
 /// Where a CPU is.
@@ -40,6 +42,8 @@ enum Cpu {
     Exit,
     Leaves,
     Saves,
+    /// About to park the vCPU that it has entered as parked (with the fault only).
+    Parks,
     /// About to put the vCPU, which it has made Queued, in a queue.
     Enqueues(bool),
 }
@@ -69,6 +73,13 @@ struct State {
     port_sender: Other,
     /// Pauses and unpauses.
     pauser: Other,
+    /// Whether the domain has run time, and whether this vCPU is among those that wait for it. Both under one lock.
+    funded: bool,
+    parked: bool,
+    /// Gives run time, and takes the park back.
+    releaser: Other,
+    /// How often run time still ends.
+    shortages: u8,
     /// Sleeps and yields the guest still does: keeps the search finite and lets it come to rest.
     sleeps: u8,
 }
@@ -83,6 +94,10 @@ const START: State = State {
     sender: Other::Start,
     port_sender: Other::Start,
     pauser: Other::Start,
+    funded: true,
+    parked: false,
+    releaser: Other::Start,
+    shortages: 2,
     sleeps: 3,
 };
 
@@ -110,6 +125,9 @@ impl State {
         match self.cpus[cpu] {
             Cpu::Idle if self.queued > 0 => go(&|state| {
                 state.queued -= 1;
+                if !state.funded {
+                    state.park();
+                }
                 let change = state.apply(Word::take);
                 if change.after.placement() != Placement::Running {
                     return Cpu::Idle;
@@ -129,6 +147,17 @@ impl State {
                 }
                 if !self.word.is_runnable() {
                     go(&|_| Cpu::Exit);
+                }
+                // Its grant ends, and there is no other.
+                if !self.funded && self.word.is_runnable() {
+                    go(&|state| {
+                        if fault == Fault::ParkedUnseen {
+                            state.parked = true;
+                            return Cpu::Parks;
+                        }
+                        state.park();
+                        Cpu::Leaves
+                    });
                 }
                 if self.sleeps == 0 {
                     // The last sleep is one that only events end.
@@ -202,12 +231,22 @@ impl State {
             Cpu::Saves => go(&|state| {
                 if state.apply(Word::saved).must_enqueue() { Cpu::Enqueues(true) } else { Cpu::Idle }
             }),
+            Cpu::Parks => go(&|state| {
+                state.apply(Word::park);
+                Cpu::Leaves
+            }),
             Cpu::Enqueues(_) => go(&|state| {
                 state.queued += 1;
                 // With the fault the context is still here.
                 if fault == Fault::QueuedUnsaved { Cpu::Saves } else { Cpu::Idle }
             }),
         }
+    }
+
+    /// What a CPU does under the pool's lock when it finds that empty.
+    fn park(&mut self) {
+        self.parked = true;
+        self.apply(Word::park);
     }
 
     fn fall_asleep(&mut self, sleep: Sleep, fault: Fault) -> Cpu {
@@ -285,6 +324,30 @@ impl State {
         next.push(state);
     }
 
+    /// Run time ends at any time, and comes back when somebody is parked. The lock covers the look at the mask, not the
+    /// step of the word.
+    fn releaser_steps(&self, next: &mut Vec<State>) {
+        if self.shortages > 0 && self.funded {
+            next.push(State { funded: false, shortages: self.shortages - 1, ..*self });
+        }
+        let mut state = *self;
+        state.releaser = match self.releaser {
+            Other::Start if self.parked => {
+                state.parked = false;
+                state.funded = true;
+                Other::Middle
+            }
+            Other::Middle if state.apply(Word::unpark).must_enqueue() => Other::Enqueues,
+            Other::Middle => Other::Start,
+            Other::Enqueues => {
+                state.queued += 1;
+                Other::Start
+            }
+            Other::Start | Other::Done => return,
+        };
+        next.push(state);
+    }
+
     fn successors(&self, fault: Fault) -> Vec<State> {
         let mut next = Vec::new();
         self.cpu_steps(0, fault, &mut next);
@@ -292,6 +355,7 @@ impl State {
         self.waker_steps(fault, |state| &mut state.sender, false, &mut next);
         self.waker_steps(fault, |state| &mut state.port_sender, true, &mut next);
         self.pauser_steps(&mut next);
+        self.releaser_steps(&mut next);
         next
     }
 
@@ -313,7 +377,9 @@ impl State {
 
     /// What must hold where nothing moves any more.
     fn final_complaint(&self) -> Option<&'static str> {
-        if self.event {
+        if self.word.is_parked() {
+            Some("it is parked and nobody will release it")
+        } else if self.event {
             Some("an event waits and nobody will look")
         } else if self.port && self.word.is_blocked() && self.word.is_poller() {
             Some("a polled port is pending and nobody will look")
@@ -355,7 +421,7 @@ fn no_interleaving_loses_a_wake_up_or_runs_it_twice() {
 
 #[test]
 fn the_search_finds_faults() {
-    for fault in [Fault::LooksFirst, Fault::QueuedUnsaved, Fault::MaskLate, Fault::WakesFirst] {
+    for fault in [Fault::LooksFirst, Fault::QueuedUnsaved, Fault::MaskLate, Fault::WakesFirst, Fault::ParkedUnseen] {
         assert!(explore(fault).is_err(), "{fault:?} was not found");
     }
 }
@@ -386,6 +452,24 @@ fn reasons_not_to_run_add_up() {
     // Queued, paused and unpaused while it waits: still queued once.
     let change = Change { before: queued.pause(), after: queued.pause().unpause() };
     assert!(!change.must_enqueue());
+}
+
+#[test]
+fn a_parked_vcpu_keeps_its_place_in_life() {
+    let parked = Word::NEW.up().take().park();
+    assert!(parked.is_parked() && !parked.is_runnable() && parked.wants_cpu());
+    let off = parked.leave().saved();
+    assert_eq!(off.placement(), Placement::Off);
+    // What else happens to it changes its word and does not queue it; the release does, if nothing else is in the way.
+    let asleep = Word::NEW.up().take().sleep(Sleep::Event).leave().saved().park();
+    assert_eq!(asleep.wake().placement(), Placement::Off);
+    assert_eq!(asleep.wake().unpark().placement(), Placement::Queued);
+    assert_eq!(asleep.unpark().placement(), Placement::Off);
+    assert_eq!(asleep.unpark().wake().placement(), Placement::Queued);
+    assert_eq!(off.pause().unpark().placement(), Placement::Off);
+    assert_eq!(off.pause().unpark().unpause().placement(), Placement::Queued);
+    assert_eq!(off.pause().unpause().placement(), Placement::Off);
+    assert_eq!(off.down().unpark().up().placement(), Placement::Queued);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A vCPU's scheduling state: one word, and every step that may change it.
 //!
-//! The word says why a vCPU may not run (down, blocked, paused) and who answers for it now, its [`Placement`]. Each
+//! The word says why a vCPU may not run (down, blocked, paused, parked) and who answers for it now, its [`Placement`]. Each
 //! step is a pure function from word to word; [`StateWord::update`] applies one atomically and tells what changed, and
 //! whoever moved a vCPU to [`Placement::Queued`] must put it on a run queue. So exactly one CPU does, whatever races.
 //!
@@ -23,6 +23,7 @@ const POLLER: u32 = 1 << 3;
 const YIELDED: u32 = 1 << 4;
 const SAVED: u32 = 1 << 5;
 const INITIALISED: u32 = 1 << 6;
+const PARKED: u32 = 1 << 7;
 const PLACEMENT_SHIFT: u32 = 8;
 const PLACEMENT_MASK: u32 = 3 << PLACEMENT_SHIFT;
 const PAUSE_SHIFT: u32 = 16;
@@ -85,9 +86,19 @@ impl Word {
         Word(self.0 & !PLACEMENT_MASK | value << PLACEMENT_SHIFT)
     }
 
-    /// Whether it may run: up, awake, not paused.
+    /// Whether it may run: up, awake, not paused, not parked.
     pub fn is_runnable(self) -> bool {
+        !self.has(DOWN | BLOCKED | PARKED | PAUSE_MASK)
+    }
+
+    /// Whether it would run if a CPU was given to it: it may, or nothing but its domain's cap is in the way.
+    pub fn wants_cpu(self) -> bool {
         !self.has(DOWN | BLOCKED | PAUSE_MASK)
+    }
+
+    /// Whether its domain's cap keeps it from running.
+    pub fn is_parked(self) -> bool {
+        self.has(PARKED)
     }
 
     /// Whether it is online.
@@ -191,6 +202,16 @@ impl Word {
         if self.is_paused() { Word(self.0 - PAUSE_ONE).settled() } else { self }
     }
 
+    /// Its domain has used up its cap. Only a CPU that has it in its queue's lock, or runs it, takes this step.
+    pub fn park(self) -> Self {
+        Word(self.0 | PARKED)
+    }
+
+    /// Its domain has run time again.
+    pub fn unpark(self) -> Self {
+        Word(self.0 & !PARKED).settled()
+    }
+
     /// Offline.
     pub fn down(self) -> Self {
         Word(self.0 | DOWN)
@@ -259,6 +280,7 @@ impl fmt::Debug for Word {
             (POLLER, "poller"),
             (YIELDED, "yielded"),
             (SAVED, "saved"),
+            (PARKED, "parked"),
             (PAUSE_MASK, "paused"),
         ];
         for (bit, name) in names {

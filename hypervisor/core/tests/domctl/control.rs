@@ -175,7 +175,7 @@ fn the_maximum_of_memory_is_the_governors() {
 }
 
 #[test]
-fn weights_can_be_read_and_set() {
+fn weights_and_caps_can_be_read_and_set() {
     let hv = testing::hypervisor(1, 1024);
     let (control, guest) = (Guest::new(&hv, 0, true), Guest::new(&hv, 5, false));
     let call = |sched_id, cmd, weight, cap| {
@@ -188,9 +188,17 @@ fn weights_can_be_read_and_set() {
     assert_eq!(get(), Ok(SchedCredit { weight: 256, cap: 0 }));
     assert!(credit(abi::SCHEDOP_PUTINFO, 1000, 0).is_ok());
     assert!(credit(abi::SCHEDOP_PUTINFO, 0, u16::MAX).is_ok(), "neither is to change");
-    assert_eq!(credit(abi::SCHEDOP_PUTINFO, 1, 50), Err(Errno::EOPNOTSUPP));
     assert_eq!(get(), Ok(SchedCredit { weight: 1000, cap: 0 }));
-    assert_eq!(guest.domain.sched.weight(), 1000);
+    assert!(credit(abi::SCHEDOP_PUTINFO, 0, 50).is_ok(), "the cap alone");
+    assert_eq!(get(), Ok(SchedCredit { weight: 1000, cap: 50 }));
+    assert!(credit(abi::SCHEDOP_PUTINFO, 300, u16::MAX).is_ok(), "the weight alone");
+    assert_eq!(get(), Ok(SchedCredit { weight: 300, cap: 50 }));
+    assert_eq!((guest.domain.sched.weight(), guest.domain.sched.cap()), (300, 50));
+    // As on Xen any other number is one: more than its vCPUs can use does not bind.
+    assert!(credit(abi::SCHEDOP_PUTINFO, 0, 65534).is_ok());
+    assert_eq!(get(), Ok(SchedCredit { weight: 300, cap: 65534 }));
+    assert!(credit(abi::SCHEDOP_PUTINFO, 0, 0).is_ok(), "none any more");
+    assert_eq!(get(), Ok(SchedCredit { weight: 300, cap: 0 }));
     assert_eq!(credit(abi::SCHEDOP_PUTVCPUINFO, 1, 0), Err(Errno::EINVAL));
     assert_eq!(credit(9, 1, 0), Err(Errno::EINVAL));
     assert_eq!(call(abi::SCHEDULER_RTDS, abi::SCHEDOP_GETINFO, 0, 0), Err(Errno::EINVAL));

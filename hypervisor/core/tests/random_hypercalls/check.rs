@@ -6,9 +6,9 @@ use ebb_core::hypervisor::{CpuAttention, MAX_DOMAINS};
 use ebb_core::machine::{CpuId, Machine};
 use ebb_core::sched::{self, state::Placement};
 use ebb_core::timer::Kind;
-use ebb_core::vcpu::{Attention, Injection};
+use ebb_core::vcpu::{Attention, Injection, VcpuRef};
 use ebb_core::{evtchn, runstate};
-use shared_abi::xen::DomId;
+use shared_abi::xen::{DomId, VcpuId};
 
 use super::Dom;
 use super::guest::{self, Known, LINKED, MASKED, PENDING};
@@ -88,6 +88,7 @@ fn check_domain(world: &World, known: &Known, domain: &Dom) {
         wanting += u32::from(word.placement() != Placement::Off);
         pollers += u32::from(word.is_poller());
         check_placement(world, &vcpu);
+        check_cap(domain, &vcpu);
         check_sleep(world, known, &vcpu);
         check_times(world, known, &vcpu);
     }
@@ -122,6 +123,14 @@ fn check_placement(world: &World, vcpu: &Ref) {
             // One that may no longer run waits for nothing.
             assert!(called || comes || !word.is_runnable(), "{context}: its CPU will never look");
         }
+    }
+}
+
+/// Who is parked will be released.
+fn check_cap(domain: &Dom, vcpu: &Ref) {
+    if vcpu.sched.state().is_parked() && domain.lifecycle.is_running() {
+        let first = VcpuRef::new(domain, VcpuId(0)).expect("vCPU 0");
+        assert!(first.timers.deadline(Kind::Budget).is_some(), "{}: nobody will release it", name(vcpu));
     }
 }
 

@@ -115,6 +115,7 @@ pub struct Newcomer {
     pub vcpus: u32,
     pub restarts: bool,
     pub weight: u16,
+    pub cap: u16,
     /// It begins with the FIFO ABI.
     pub fifo: bool,
 }
@@ -231,8 +232,9 @@ fn exit() -> impl Strategy<Value = Exit> {
 fn newcomer() -> impl Strategy<Value = Newcomer> {
     let sizes = (prop_oneof![4 => 300..900u64, 1 => 0..9000u64], 0..1200u64);
     let weight = prop_oneof![Just(64u16), Just(256), Just(1024)];
-    (any::<[bool; 4]>(), prop::bool::weighted(0.2), sizes, 1..4u32, weight).prop_map(
-        |([tidy, wide, restarts, fifo], privileged, (pages, more), vcpus, weight)| Newcomer {
+    let cap = prop_oneof![3 => Just(0u16), 1 => 1..150u16];
+    (any::<[bool; 4]>(), prop::bool::weighted(0.2), sizes, 1..4u32, (weight, cap)).prop_map(
+        |([tidy, wide, restarts, fifo], privileged, (pages, more), vcpus, (weight, cap))| Newcomer {
             tidy,
             wide,
             privileged,
@@ -241,6 +243,7 @@ fn newcomer() -> impl Strategy<Value = Newcomer> {
             vcpus,
             restarts,
             weight,
+            cap,
             fifo,
         },
     )

@@ -114,6 +114,7 @@ impl World {
             vcpus: 2,
             restarts: false,
             weight: 256,
+            cap: 0,
             fifo: false,
         };
         world.build(Newcomer { privileged: true, tidy: !wild_governor, ..newcomer });
@@ -512,6 +513,7 @@ impl World {
             max_memory: (newcomer.pages + newcomer.more) * PAGE,
             vcpus: newcomer.vcpus,
             weight: newcomer.weight,
+            cap: newcomer.cap,
             privileged: newcomer.privileged,
             on_reboot: if newcomer.restarts { OnReboot::Restart } else { OnReboot::Destroy },
             // A domain that is built again has the same habits.
@@ -568,7 +570,7 @@ impl World {
             let now = world.hv.machine.now();
             let domains: Vec<Dom> = world.hv.each_domain().collect();
             let vcpus = domains.iter().flat_map(|domain| sched::each_vcpu(domain).collect::<Vec<_>>());
-            let runnable = vcpus.filter(|vcpu| vcpu.sched.state().is_runnable());
+            let runnable = vcpus.filter(|vcpu| vcpu.sched.state().wants_cpu());
             runnable.map(|vcpu| (vcpu.clone(), vcpu.runstate.info(now).time[0])).collect()
         };
         let mut waiting = runnable(self);
@@ -579,7 +581,7 @@ impl World {
             }
             self.observe();
             let now = self.hv.machine.now();
-            waiting.retain(|(vcpu, ran)| vcpu.sched.state().is_runnable() && vcpu.runstate.info(now).time[0] == *ran);
+            waiting.retain(|(vcpu, ran)| vcpu.sched.state().wants_cpu() && vcpu.runstate.info(now).time[0] == *ran);
             if waiting.is_empty() {
                 return;
             }
