@@ -10,7 +10,7 @@ use ebb_tools::archive::{self, Archive, Check};
 use ebb_tools::bochs;
 use ebb_tools::cmd::{watched_options, watched_records};
 use ebb_tools::iso::{self, Modules};
-use ebb_tools::library::Library;
+use ebb_tools::library::{Library, Source};
 use ebb_tools::qemu::{self, Firmware, Machine, MachineEnd, Status};
 use ebb_tools::scenario::with_control;
 use ebb_tools::session::{self, Session, SessionEnd};
@@ -140,7 +140,8 @@ impl Environment {
         if let (Some(kernel), Some(first)) = (&case.kernel, domains.first_mut()) {
             first.kernel.clone_from(kernel);
         }
-        let image = |path: &str| self.image(path, &library).map_err(std::io::Error::other);
+        let image =
+            |source: Source<'_>| self.image(source, &library).map_err(|e| std::io::Error::other(format!("{e:#}")));
         let packed = Archive::build(&domains, Check::Nothing, image)?;
         if case.boot == Boot::Pvh {
             let mut bytes = Vec::new();
@@ -168,10 +169,10 @@ impl Environment {
         Ok(qemu::Boot::Iso { path, firmware })
     }
 
-    fn image(&self, path: &str, library: &Library) -> Result<Vec<u8>> {
-        match path.strip_prefix(images::BROKEN) {
+    fn image(&self, source: Source<'_>, library: &Library) -> Result<Vec<u8>> {
+        match source.name().strip_prefix(images::BROKEN) {
             Some(how) => images::broken(&fs::read(&self.guest)?, how),
-            None => library.read(path),
+            None => library.load(source),
         }
     }
 }

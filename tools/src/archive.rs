@@ -8,6 +8,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use crate::config::{self, ConfigError, Domain};
+use crate::library::Source;
 use crate::{image, linux};
 
 /// The member that lists the domains.
@@ -34,42 +35,43 @@ pub enum Check {
 }
 
 impl Archive {
-    /// Packs `domains`, whose images are paths that `load` reads.
+    /// Packs `domains`, whose images `load` reads.
     ///
     /// # Errors
     /// The first domain and field that are wrong.
-    pub fn build(
-        domains: &[Domain],
+    pub fn build<'d>(
+        domains: &'d [Domain],
         check: Check,
-        mut load: impl FnMut(&str) -> io::Result<Vec<u8>>,
+        mut load: impl FnMut(Source<'_>) -> io::Result<Vec<u8>>,
     ) -> Result<Self, ConfigError> {
         config::check_all(domains)?;
         let mut archive = Self::default();
-        // Member name of each path already packed.
+        // Member name of each image already packed.
         let mut packed = BTreeMap::new();
         for domain in domains {
-            let mut add = |field: &str, path: &str| {
+            let mut add = |field: &str, source: Source<'d>| {
+                let path = source.name();
                 let err = |problem: String| ConfigError::new(&domain.name, field, problem);
-                if let Some(member) = packed.get(path) {
+                if let Some(member) = packed.get(&source) {
                     return Ok(String::clone(member));
                 }
-                let mut bytes = load(path).map_err(|e| err(format!("cannot read {path}: {e}")))?;
+                let mut bytes = load(source).map_err(|e| err(format!("cannot read {path}: {e}")))?;
                 if field == "kernel" && check == Check::Images {
                     bytes = linux::image::elf(bytes).map_err(|problem| err(format!("{path} {problem}")))?;
                 }
                 let member = archive.member_name(path).ok_or_else(|| err(format!("{path} has no usable file name")))?;
                 archive.images.insert(member.clone(), bytes);
-                packed.insert(path.to_owned(), member.clone());
+                packed.insert(source, member.clone());
                 Ok(member)
             };
-            let mut domain = domain.clone();
-            let kernel_path = std::mem::take(&mut domain.kernel);
-            domain.kernel = add("kernel", &kernel_path)?;
-            domain.ramdisk = domain.ramdisk.as_deref().map(|path| add("ramdisk", path)).transpose()?;
+            let kernel = add("kernel", Source::Image(&domain.kernel))?;
+            let ramdisk = domain.ramdisk.as_deref().map(|name| Source::ramdisk(name, &domain.kernel));
+            let ramdisk = ramdisk.map(|source| add("ramdisk", source)).transpose()?;
+            let packed_domain = Domain { kernel, ramdisk, ..domain.clone() };
             if check == Check::Images {
-                archive.check_images(&domain, &kernel_path)?;
+                archive.check_images(&packed_domain, &domain.kernel)?;
             }
-            archive.domains.push(domain);
+            archive.domains.push(packed_domain);
         }
         Ok(archive)
     }
@@ -140,8 +142,11 @@ mod tests {
     use crate::size::Size;
     use std::io::Read;
 
-    fn files(path: &str) -> io::Result<Vec<u8>> {
-        match path {
+    fn files(source: Source<'_>) -> io::Result<Vec<u8>> {
+        if let Source::WithModules { name, kernel } = source {
+            return Ok(format!("{name} for {kernel}").into_bytes());
+        }
+        match source.name() {
             "/a/guest.elf" | "/b/guest.elf" => Ok(elf64(&[(0x10_0000, 0x1000)], Some(0x10_0000))),
             "/a/bzImage" => Ok(linux::image::tests::good()),
             "/a/bad.elf" => Ok(b"no kernel".to_vec()),
@@ -188,6 +193,20 @@ mod tests {
     fn a_bzimage_is_unpacked() {
         let archive = Archive::build(&[domain("a", "/a/bzImage", None)], Check::Images, files).unwrap();
         assert!(archive.images["bzImage"].starts_with(b"\x7fELF"));
+    }
+
+    #[test]
+    fn a_disk_with_modules_is_one_for_each_kernel() {
+        let disk = Some("ebb-init+m");
+        let domains =
+            [domain("a", "/a/guest.elf", disk), domain("b", "/b/guest.elf", disk), domain("c", "/b/guest.elf", disk)];
+        let archive = Archive::build(&domains, Check::Images, files).unwrap();
+        let content =
+            |nth: usize| archive.domains[nth].ramdisk.as_ref().map(|member| archive.images[member].as_slice());
+        assert_eq!(content(0), Some(b"ebb-init+m for /a/guest.elf".as_slice()));
+        assert_eq!(content(1), Some(b"ebb-init+m for /b/guest.elf".as_slice()));
+        assert_eq!(archive.domains[1].ramdisk, archive.domains[2].ramdisk);
+        assert_eq!(archive.images.len(), 4);
     }
 
     #[test]

@@ -4,17 +4,21 @@
 //! |---|---|
 //! | `ebb-guest` | Ebb's own guest |
 //! | `ebb-init` | an initial RAM disk with Ebb's init program for Linux |
+//! | `ebb-init+<module>` | the same with `/modules/<module>.ko` of the domain's own kernel; `+` and more may follow |
 //! | `debian` | the distribution's current Linux: the first package of [`package::CANDIDATES`] that is there |
 //! | `debian-cloud` | the one of Debian's package `linux-image-cloud-amd64` |
 //! | `package:<name>` | the one of that package |
+//!
+//! A kernel's path may also be that of a package file (`linux-image-*.deb`).
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::image::guest_os;
+use crate::linux::deb::{self, Module};
 use crate::linux::image;
 use crate::linux::initramfs::Initramfs;
 use crate::linux::package::{self, Kernel};
@@ -31,10 +35,44 @@ const DEBIAN_CLOUD: &str = "debian-cloud";
 /// Before the name of a package.
 const PACKAGE: &str = "package:";
 
+/// An image of a domain, with all that its content depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Source<'a> {
+    /// A kernel, or a RAM disk that is the same for every kernel: a name or a path.
+    Image(&'a str),
+    /// The built-in RAM disk with modules of a kernel.
+    WithModules {
+        /// `ebb-init` and the modules.
+        name: &'a str,
+        /// The kernel, a name or a path.
+        kernel: &'a str,
+    },
+}
+
+impl<'a> Source<'a> {
+    /// The RAM disk `name` of a domain with this kernel.
+    #[must_use]
+    pub fn ramdisk(name: &'a str, kernel: &'a str) -> Self {
+        if modules(name).is_some() { Self::WithModules { name, kernel } } else { Self::Image(name) }
+    }
+
+    /// The name or the path as it was written.
+    #[must_use]
+    pub fn name(self) -> &'a str {
+        let (Self::Image(name) | Self::WithModules { name, .. }) = self;
+        name
+    }
+}
+
 /// Whether `image` is such a name and no path.
 #[must_use]
 pub fn is_name(image: &str) -> bool {
-    image == GUEST || image == LINUX_INIT || packages(image).is_some()
+    image == GUEST || image == LINUX_INIT || modules(image).is_some() || packages(image).is_some()
+}
+
+/// The modules in the RAM disk `image`, with a `+` between them, if it is the built-in one with modules.
+fn modules(image: &str) -> Option<&str> {
+    image.strip_prefix(LINUX_INIT)?.strip_prefix('+')
 }
 
 /// Whether a domain with this kernel runs Linux from a package.
@@ -76,26 +114,57 @@ impl Library {
         Self { guest, linux_init, made: BTreeMap::new() }
     }
 
-    /// The image that `image`, a name or a path, stands for. What happens meanwhile is said on the
-    /// standard error output.
+    /// The image that `source` stands for. What happens meanwhile is said on the standard error output.
     ///
     /// # Errors
     /// It cannot be had; the message says what to do.
+    pub fn load(&self, source: Source<'_>) -> Result<Vec<u8>> {
+        match source {
+            Source::Image(image) => self.read(image),
+            Source::WithModules { name, kernel } => {
+                let names: Vec<&str> = modules(name).unwrap_or_default().split('+').collect();
+                let modules = self.modules(kernel, &names)?;
+                Ok(self.init()?.with_modules(modules.into_iter().map(|module| (module.name, module.elf))).to_bytes()?)
+            }
+        }
+    }
+
+    /// The image that `image`, a name or a path, stands for, if no other image matters to it.
+    ///
+    /// # Errors
+    /// As [`Library::load`].
     pub fn read(&self, image: &str) -> Result<Vec<u8>> {
         if let Some(bytes) = self.made.get(image) {
             return Ok(bytes.clone());
         }
-        let read = |path: &Path| fs::read(path).with_context(|| path.display().to_string());
         match image {
             GUEST => read(&paths::guest(self.guest.as_deref())?),
-            LINUX_INIT => {
-                let init = read(&paths::linux_init(self.linux_init.as_deref())?)?;
-                Ok(Initramfs::with_init(init).to_bytes()?)
-            }
+            LINUX_INIT => Ok(self.init()?.to_bytes()?),
             _ => match self.linux(image)? {
                 Some(kernel) => read(&kernel.path),
+                None if deb::is_package(Path::new(image)) => package::kernel_in(Path::new(image)),
                 None => Ok(fs::read(image)?),
             },
+        }
+    }
+
+    /// The built-in RAM disk.
+    fn init(&self) -> Result<Initramfs> {
+        Ok(Initramfs::with_init(read(&paths::linux_init(self.linux_init.as_deref())?)?))
+    }
+
+    /// The modules called `names` of `kernel`.
+    fn modules(&self, kernel: &str, names: &[&str]) -> Result<Vec<Module>> {
+        if let Some(bad) = names.iter().find(|name| name.is_empty() || name.contains('/')) {
+            bail!("`{bad}` is no name of a module");
+        }
+        match packages(kernel) {
+            Some(packages) => package::modules(&packages, names, &mut say),
+            None if deb::is_package(Path::new(kernel)) => package::modules_in(Path::new(kernel), names),
+            None => bail!(
+                "modules need a kernel from a package (`{DEBIAN}`, `{PACKAGE}<name>` or a linux-image-*.deb), and \
+                 {kernel} is none"
+            ),
         }
     }
 
@@ -107,8 +176,7 @@ impl Library {
     /// Whether the kernel `image` is Linux, as far as can be seen without fetching anything.
     #[must_use]
     pub fn is_linux(&self, image: &str) -> bool {
-        packages(image).is_some()
-            || (!is_name(image) && fs::read(image).is_ok_and(|file| image::is_bzimage(&file) || is_linux_elf(&file)))
+        packages(image).is_some() || (!is_name(image) && (deb::is_package(Path::new(image)) || is_linux_file(image)))
     }
 
     /// The packaged kernel that `image` stands for, fetched if need be; none for other images.
@@ -120,8 +188,13 @@ impl Library {
     }
 }
 
-fn is_linux_elf(file: &[u8]) -> bool {
-    guest_os(file).is_some_and(|name| name == "linux")
+fn is_linux_file(path: &str) -> bool {
+    let is_linux_elf = |file: &[u8]| guest_os(file).is_some_and(|name| name == "linux");
+    fs::read(path).is_ok_and(|file| image::is_bzimage(&file) || is_linux_elf(&file))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    fs::read(path).with_context(|| path.display().to_string())
 }
 
 /// Says what happens while a kernel is being fetched.
@@ -135,12 +208,15 @@ mod tests {
 
     #[test]
     fn names_are_no_paths() {
-        for name in ["ebb-guest", "ebb-init", "debian", "debian-cloud", "package:linux-image-amd64"] {
+        for name in ["ebb-guest", "ebb-init", "ebb-init+x", "debian", "debian-cloud", "package:linux-image-amd64"] {
             assert_eq!(resolve(Path::new("/s"), name), name);
         }
-        for (path, resolved) in
-            [("debian.img", "/s/debian.img"), ("./debian", "/s/./debian"), ("package:", "/s/package:")]
-        {
+        for (path, resolved) in [
+            ("debian.img", "/s/debian.img"),
+            ("./debian", "/s/./debian"),
+            ("package:", "/s/package:"),
+            ("ebb-init2", "/s/ebb-init2"),
+        ] {
             assert_eq!(resolve(Path::new("/s"), path), resolved);
         }
         assert!(is_packaged_linux("debian") && !is_packaged_linux("ebb-init"));
@@ -155,5 +231,21 @@ mod tests {
         let disk = library.read(LINUX_INIT).unwrap();
         assert!(disk.windows(9).any(|bytes| bytes == b"a program"));
         assert!(library.read("/no/such/file").is_err());
+    }
+
+    #[test]
+    fn modules_depend_on_the_kernel() {
+        assert_eq!(Source::ramdisk("ebb-init", "/k"), Source::Image("ebb-init"));
+        let disk = Source::ramdisk("ebb-init+a+b", "/k");
+        assert_eq!((disk, disk.name()), (Source::WithModules { name: "ebb-init+a+b", kernel: "/k" }, "ebb-init+a+b"));
+        for (name, problem) in [
+            ("ebb-init+a", "modules need a kernel from a package (`debian`, `package:<name>` or a linux-image-*.deb)"),
+            ("ebb-init+", "`` is no name of a module"),
+            ("ebb-init+a++b", "`` is no name of a module"),
+            ("ebb-init+../a", "`../a` is no name of a module"),
+        ] {
+            let error = Library::default().load(Source::ramdisk(name, "/k")).unwrap_err().to_string();
+            assert!(error.starts_with(problem), "{name}: {error}");
+        }
     }
 }

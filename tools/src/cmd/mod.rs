@@ -52,7 +52,7 @@ impl Programs {
 /// # Errors
 /// The first domain and field that are wrong.
 pub fn pack(domains: &[Domain], library: &Library, check: Check) -> Result<Archive> {
-    Ok(Archive::build(domains, check, |image| library.read(image).map_err(|e| io::Error::other(format!("{e:#}"))))?)
+    Ok(Archive::build(domains, check, |image| library.load(image).map_err(|e| io::Error::other(format!("{e:#}"))))?)
 }
 
 /// Reads the domains to boot from a scenario (`.toml`) or a domain list (anything else, `ebb.cfg` by

@@ -74,7 +74,7 @@ pub struct LinuxArgs {
     #[arg(long, conflicts_with_all = ["linux", "kernel", "ramdisk", "cmdline", "scenario", "iso"])]
     no_linux: bool,
 
-    /// The Linux domain's kernel: a bzImage, a vmlinux, `debian`, `package:<name>` [default: debian]
+    /// The Linux domain's kernel: a bzImage, a vmlinux, a linux-image-*.deb, `debian`, `package:<name>` [default: debian]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["scenario", "iso"])]
     kernel: Option<String>,
 

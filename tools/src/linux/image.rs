@@ -71,6 +71,25 @@ pub fn elf(file: Vec<u8>) -> Result<Vec<u8>, String> {
     unpack(payload(&file)?)
 }
 
+/// The ELF file in `file`, a kernel's module, which may be packed in any of the ways that kernels are.
+///
+/// # Errors
+/// One sentence about what is wrong with the file, without its subject.
+pub fn module(file: Vec<u8>) -> Result<Vec<u8>, String> {
+    let elf = match FORMATS.iter().find(|(magic, ..)| file.starts_with(magic)) {
+        Some((_, name, unpack)) => {
+            let limit = UNPACKED_MAX.bytes() as usize;
+            let elf = unpack(&file, limit).map_err(|e| format!("is damaged ({name}: {e})"))?;
+            if elf.len() > limit {
+                return Err(format!("unpacks to more than {UNPACKED_MAX}"));
+            }
+            elf
+        }
+        None => file,
+    };
+    if elf.starts_with(b"\x7fELF") { Ok(elf) } else { Err("is no ELF file".into()) }
+}
+
 /// Whether `file` has the boot sector of a Linux kernel for x86.
 #[must_use]
 pub fn is_bzimage(file: &[u8]) -> bool {
@@ -188,7 +207,7 @@ pub(crate) mod tests {
         out
     }
 
-    fn xz(elf: &[u8]) -> Vec<u8> {
+    pub(crate) fn xz(elf: &[u8]) -> Vec<u8> {
         // As Linux's xz_wrap.sh does: the x86 filter before LZMA2, and CRC32.
         let mut options = lzma_rust2::XzOptions::with_preset(6);
         options.set_check_sum_type(lzma_rust2::CheckType::Crc32);
@@ -317,6 +336,18 @@ pub(crate) mod tests {
             let error = elf(file).unwrap_err();
             assert!(error.starts_with(reason), "got: {error}\nwant: {reason}");
         }
+    }
+
+    #[test]
+    fn modules_are_unpacked_or_refused() {
+        let elf = kernel();
+        for (name, file) in [("plain", elf.clone()), ("xz", xz(&elf)), ("zstd", zstd(&elf)), ("gzip", gzip(&elf))] {
+            assert!(module(file.clone()).as_ref() == Ok(&elf), "{name}");
+            let half = module(file[..file.len() / 2].to_vec());
+            assert!(half.is_err() || name == "plain", "{name}");
+        }
+        assert_eq!(module(gzip(b"a text")), Err("is no ELF file".into()));
+        assert_eq!(module(Vec::new()), Err("is no ELF file".into()));
     }
 
     proptest::proptest! {

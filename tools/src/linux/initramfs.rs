@@ -53,6 +53,16 @@ impl Initramfs {
         this
     }
 
+    /// This and the kernel's modules `/modules/NAME.ko`, given as names and files.
+    #[must_use]
+    pub fn with_modules(mut self, modules: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
+        self.add("modules", 0o755, Node::Directory);
+        for (name, file) in modules {
+            self.add(format!("modules/{name}.ko"), 0o644, Node::File(file));
+        }
+        self
+    }
+
     /// Adds `node` at `path`, without a slash in front, after the directories it is in.
     pub fn add(&mut self, path: impl Into<String>, permissions: u32, node: Node) {
         self.entries.push((path.into(), permissions, node));
@@ -93,7 +103,7 @@ mod tests {
     #[test]
     fn an_archive_can_be_read_back() {
         let mut disk = Initramfs::with_init(vec![7; 1001]);
-        disk.add("etc", 0o755, Node::Directory);
+        disk = disk.with_modules([("m".to_owned(), vec![1, 2])]);
         let bytes = disk.to_bytes().unwrap();
         assert_eq!(bytes, disk.to_bytes().unwrap());
         assert_eq!(&bytes[..6], b"070701");
@@ -117,6 +127,8 @@ mod tests {
         assert_eq!(seen[6], ("dev/console".into(), 0o020_600, (5, 1), vec![]));
         assert_eq!(seen[8], ("init".into(), 0o100_755, (0, 0), vec![7; 1001]));
         assert_eq!(seen[9], ("sbin/poweroff".into(), 0o120_777, (0, 0), b"../init".to_vec()));
-        assert_eq!(seen.len(), 13);
+        assert_eq!(seen[12], ("modules".into(), 0o040_755, (0, 0), vec![]));
+        assert_eq!(seen[13], ("modules/m.ko".into(), 0o100_644, (0, 0), vec![1, 2]));
+        assert_eq!(seen.len(), 14);
     }
 }
