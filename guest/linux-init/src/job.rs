@@ -5,6 +5,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use shared_abi::xen::DomId;
+
 use crate::power::End;
 
 /// Something to do.
@@ -55,6 +57,22 @@ pub enum Job {
     Follow,
     /// `ask-store:REQUESTS`: so many reads from XenStore; says how many ticks of the TSC they took.
     AskStore(u64),
+    /// `answer-events:DOMAIN:ROUNDS`: offer the domain an event channel, and send as many events back. Domains count from
+    /// 1 in the order of the scenario.
+    AnswerEvents {
+        /// Who sends them.
+        peer: DomId,
+        /// How many.
+        rounds: u64,
+    },
+    /// `ping-events:DOMAIN:ROUNDS`: send events to the domain, each when the last came back; says how many ticks of the TSC
+    /// that took.
+    PingEvents {
+        /// Who answers them.
+        peer: DomId,
+        /// How many.
+        rounds: u64,
+    },
     /// `flood:LINES`: so many lines to the console, as fast as it takes them.
     Flood(u64),
     /// `flood-store:REQUESTS`: so many requests to XenStore, valid ones and others.
@@ -108,6 +126,7 @@ fn parse(word: &str) -> Result<Job, Failed> {
     }
     let numbers: Vec<u64> = arguments.iter().map(|a| a.parse()).collect::<Result<_, _>>().map_err(|_| wrong())?;
     let size = |n: u64| usize::try_from(n).map_err(|_| wrong());
+    let domain = |n: u64| u16::try_from(n).map(DomId).map_err(|_| wrong());
     Ok(match (name, numbers.as_slice()) {
         ("poweroff", []) => Job::End(End::PowerOff),
         ("reboot", []) => Job::End(End::Reboot),
@@ -126,6 +145,8 @@ fn parse(word: &str) -> Result<Job, Failed> {
         ("stage", [stage]) => Job::Stage(*stage),
         ("follow", []) => Job::Follow,
         ("ask-store", [requests]) => Job::AskStore(*requests),
+        ("answer-events", [peer, rounds]) => Job::AnswerEvents { peer: domain(*peer)?, rounds: *rounds },
+        ("ping-events", [peer, rounds]) => Job::PingEvents { peer: domain(*peer)?, rounds: *rounds },
         ("flood", [lines]) => Job::Flood(*lines),
         ("flood-store", [requests]) => Job::FloodStore(*requests),
         ("spoil-rings", []) => Job::SpoilRings,
@@ -145,12 +166,23 @@ mod tests {
         let locks = Job::Locks { threads: 8, operations: 2000 };
         let sleep = Job::Sleep(Duration::from_millis(5));
         assert_eq!(jobs, [locks, sleep, Job::Module("xen-privcmd".into()), Job::End(End::Halt)]);
+        let ping = Job::PingEvents { peer: DomId(2), rounds: 10 };
+        assert_eq!(from_command_line("ebb.run=ping-events:2:10").unwrap(), [ping]);
         assert!(from_command_line("console=hvc0").unwrap().is_empty());
     }
 
     #[test]
     fn what_is_no_job_is_an_error() {
-        for word in ["dance", "sleep", "sleep:x", "locks:1", "halt:1", "hold:99999999999999999999", "module"] {
+        for word in [
+            "dance",
+            "sleep",
+            "sleep:x",
+            "locks:1",
+            "halt:1",
+            "hold:99999999999999999999",
+            "module",
+            "ping-events:65536:1",
+        ] {
             assert!(from_command_line(&format!("ebb.run={word}")).is_err(), "{word}");
         }
     }

@@ -10,6 +10,7 @@
 
 mod asked;
 mod echo;
+mod events;
 mod facts;
 mod hostile;
 mod job;
@@ -101,6 +102,8 @@ impl State {
                 power::end(end)
             }
             Job::AskStore(requests) => xenbus::ask_often(*requests),
+            Job::AnswerEvents { peer, rounds } => events::answer(*peer, *rounds),
+            Job::PingEvents { peer, rounds } => events::ping(*peer, *rounds),
             Job::Flood(lines) => hostile::flood_console(*lines),
             Job::FloodStore(requests) => hostile::flood_store(*requests),
             Job::SpoilRings => hostile::spoil_rings(),

@@ -47,6 +47,15 @@ impl Store {
         reply.map(drop).map_err(|error| Failed(format!("writing {path}: {error}")))
     }
 
+    /// The value of the node `path`.
+    ///
+    /// # Errors
+    /// The server's.
+    pub fn read(&mut self, path: &str) -> Result<Vec<u8>, Failed> {
+        let reply = self.ask(MessageType::READ, &[path.as_bytes(), b"\0"].concat())?;
+        reply.map_err(|error| Failed(format!("reading {path}: {error}")))
+    }
+
     /// Sends a request. The inner error is the server's answer, the outer one that the connection is broken.
     ///
     /// # Errors
