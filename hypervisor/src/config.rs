@@ -1,14 +1,15 @@
 //! What domains to build: the lines of a boot archive's `ebb.cfg`, or of boot modules.
 //!
 //! One line is one domain (docs/command-line.md):
-//! `name=web memory=64M maxmem=128M vcpus=2 weight=256 cap=150 privileged kernel=guest.elf ramdisk=initrd.img on-reboot=restart
-//! -- arguments of the kernel`. Every mistake is one error that names the domain and the field, before anything starts.
+//! `name=web memory=64M maxmem=128M vcpus=2 weight=256 cap=150 tmem=compress privileged kernel=guest.elf
+//! ramdisk=initrd.img on-reboot=restart -- arguments of the kernel`. Every mistake is one error that names the domain and the field, before anything starts.
 
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use ebb_core::domain::{DomainConfig, MAX_VCPUS, OnReboot};
+use shared_abi::tmem_settings::TmemSettings;
 
 /// Name of the configuration inside a boot archive.
 const CONFIGURATION: &str = "ebb.cfg";
@@ -37,6 +38,7 @@ struct DomainLine {
     vcpus: u32,
     weight: u16,
     cap: u16,
+    tmem: TmemSettings,
     privileged: bool,
     on_reboot: OnReboot,
     kernel: Option<String>,
@@ -119,6 +121,7 @@ fn add(
         vcpus: line.vcpus,
         weight: line.weight,
         cap: line.cap,
+        tmem: line.tmem,
         privileged: line.privileged,
         on_reboot: line.on_reboot,
         arguments: line.arguments,
@@ -149,6 +152,7 @@ fn parse_line(text: &str, default_name: &str) -> Result<DomainLine, String> {
         vcpus: 1,
         weight: 256,
         cap: 0,
+        tmem: TmemSettings::default(),
         privileged: false,
         on_reboot: OnReboot::Restart,
         kernel: None,
@@ -174,6 +178,7 @@ fn setting(line: &mut DomainLine, word: &str) -> Result<(), &'static str> {
         "vcpus" => line.vcpus = value.parse().map_err(|_| "not a number")?,
         "weight" => line.weight = value.parse().map_err(|_| "not a number from 1 to 65535")?,
         "cap" => line.cap = value.parse().map_err(|_| "not a number of per cents")?,
+        "tmem" => line.tmem = TmemSettings::parse(value)?,
         "privileged" if value.is_empty() => line.privileged = true,
         "kernel" => line.kernel = Some(value.to_string()),
         "ramdisk" => line.ramdisk = Some(value.to_string()),
@@ -228,10 +233,11 @@ mod tests {
 
     #[test]
     fn a_full_line_is_read() {
-        let text = "name=web memory=64M maxmem=128 vcpus=2 weight=512 cap=150 privileged kernel=g.elf on-reboot=destroy -- a=b -- c";
+        let text = "name=web memory=64M maxmem=128 vcpus=2 weight=512 cap=150 tmem=weight:3,compress privileged kernel=g.elf on-reboot=destroy -- a=b -- c";
         let line = parse_line(text, "d0").unwrap();
         assert_eq!((line.name.as_str(), line.memory, line.max_memory), ("web", 64 << 20, 128 << 20));
         assert_eq!((line.vcpus, line.weight, line.cap, line.privileged), (2, 512, 150, true));
+        assert_eq!(line.tmem, TmemSettings { weight: Some(3), compress: true, ..TmemSettings::default() });
         assert_eq!(line.on_reboot, OnReboot::Destroy);
         assert_eq!(line.kernel.as_deref(), Some("g.elf"));
         assert_eq!(line.arguments, "a=b -- c");
@@ -255,6 +261,7 @@ mod tests {
             ("name=a memory=64M weight=70000", "weight"),
             ("name=a memory=64M vcpus=2 cap=201", "cap: from 0"),
             ("name=a memory=64M cap=half", "cap"),
+            ("name=a memory=64M tmem=much", "tmem=much: off, or"),
             ("name=a memory=99999999999999999999", "memory"),
             ("name=a memory=99999999G", "memory"),
             ("name=a memory=6500K on-reboot=never", "on-reboot"),

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use shared_abi::tmem_settings::TmemSettings;
+
 use crate::size::{PAGE, Size};
 
 /// Longest name of a domain: the trace stream has 16 bytes for it, NUL included.
@@ -45,6 +47,8 @@ pub struct Domain {
     pub weight: u32,
     /// The most processor time it gets, in per cent of one processor; 0: no limit.
     pub cap: u32,
+    /// Its transcendent memory.
+    pub tmem: TmemSettings,
     /// Whether it may use the control interfaces.
     pub privileged: bool,
     /// Its kernel: a path on the host, or a member's name once packed.
@@ -93,6 +97,7 @@ impl Domain {
             vcpus: 1,
             weight: WEIGHT_DEFAULT,
             cap: 0,
+            tmem: TmemSettings::default(),
             privileged: false,
             kernel: kernel.into(),
             ramdisk: None,
@@ -165,6 +170,7 @@ impl Domain {
             vcpus: fields.vcpus.unwrap_or(1),
             weight: fields.weight.unwrap_or(WEIGHT_DEFAULT),
             cap: fields.cap.unwrap_or(0),
+            tmem: fields.tmem.unwrap_or_default(),
             privileged: fields.privileged.is_some(),
             kernel: fields.kernel.ok_or_else(|| missing("kernel"))?,
             ramdisk: fields.ramdisk,
@@ -188,6 +194,9 @@ impl Domain {
         );
         if self.cap != 0 {
             out += &format!(" cap={}", self.cap);
+        }
+        if self.tmem != TmemSettings::default() {
+            out += &format!(" tmem={}", self.tmem);
         }
         if self.privileged {
             out += " privileged";
@@ -223,6 +232,7 @@ struct Fields {
     vcpus: Option<u32>,
     weight: Option<u32>,
     cap: Option<u32>,
+    tmem: Option<TmemSettings>,
     privileged: Option<()>,
     kernel: Option<String>,
     ramdisk: Option<String>,
@@ -243,6 +253,7 @@ impl Fields {
             ("vcpus", Some(v)) => set(&mut self.vcpus, number(v)),
             ("weight", Some(v)) => set(&mut self.weight, number(v)),
             ("cap", Some(v)) => set(&mut self.cap, number(v)),
+            ("tmem", Some(v)) => set(&mut self.tmem, TmemSettings::parse(v).map_err(str::to_owned)),
             ("kernel", Some(v)) => set(&mut self.kernel, Ok(v.to_owned())),
             ("ramdisk", Some(v)) => set(&mut self.ramdisk, Ok(v.to_owned())),
             ("on-reboot", Some("restart")) => set(&mut self.on_reboot, Ok(OnReboot::Restart)),
@@ -339,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_full_line_is_read() {
-        let line = "name=web memory=64M maxmem=128M vcpus=2 weight=512 cap=150 privileged kernel=guest.elf \
+        let line = "name=web memory=64M maxmem=128M vcpus=2 weight=512 cap=150 tmem=compress,cap:8M privileged kernel=guest.elf \
                     ramdisk=initrd.img on-reboot=destroy -- workload=tide a=b -- c";
         let domain = Domain::parse_line(line, "line 1").unwrap();
         assert_eq!(domain.name, "web");
@@ -347,6 +358,7 @@ mod tests {
         assert_eq!(domain.maxmem, Size::mib(128));
         assert_eq!((domain.vcpus, domain.weight, domain.cap, domain.privileged), (2, 512, 150, true));
         assert_eq!(domain.ramdisk.as_deref(), Some("initrd.img"));
+        assert_eq!((domain.tmem.compress, domain.tmem.cap), (true, Some(2048)));
         assert_eq!(domain.on_reboot, OnReboot::Destroy);
         assert_eq!(domain.args, "workload=tide a=b -- c");
     }
@@ -370,6 +382,7 @@ mod tests {
             ("name=a memory=5001K kernel=k", "domain `a`: memory: 5001K is not a multiple of 4K"),
             ("name=a memory=8M vcpus=0 kernel=k", "domain `a`: vcpus: 0 is not in 1..=64"),
             ("name=a memory=8M vcpus=two kernel=k", "domain `a`: vcpus: `two` is not a number"),
+            ("name=a memory=8M tmem=cap:8M,cap:9M kernel=k", "domain `a`: tmem: something is given twice"),
             ("name=a memory=8M weight=65536 kernel=k", "domain `a`: weight: 65536 is not in 1..=65535"),
             ("name=a memory=8M vcpus=2 cap=201 kernel=k", "domain `a`: cap: 201 is more than 200"),
             ("name=a memory=8M memory=9M kernel=k", "domain `a`: memory: given twice"),
@@ -400,10 +413,14 @@ mod tests {
         fn what_is_written_is_read_back(
             name in "[a-z][a-z0-9._-]{0,14}", pages in 1024u64..1 << 30, more in 0u64..1 << 30,
             vcpus in 1u32..=64, weight in 1u32..=65535, cap in 0u32..=100, privileged: bool, destroy: bool,
+            tmem in proptest::option::of((any::<bool>(), 0u32..9, 0u64..1 << 30)),
             ramdisk in proptest::option::of("[a-z./]{1,20}"), args in "[a-z=]?([ a-z=-]{0,30}[a-z=])?",
         ) {
             let domain = Domain {
                 name, memory: Size(pages * PAGE), maxmem: Size((pages + more) * PAGE), vcpus, weight, cap, privileged,
+                tmem: tmem.map_or(TmemSettings { off: privileged, ..Default::default() }, |(compress, weight, floor)| {
+                    TmemSettings { off: false, compress, weight: Some(weight), floor: Some(floor), cap: None }
+                }),
                 kernel: "guest.elf".into(), ramdisk,
                 on_reboot: if destroy { OnReboot::Destroy } else { OnReboot::Restart },
                 args: args.trim().to_owned(),

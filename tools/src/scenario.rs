@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
+use serde::de::{Deserializer, Error as _};
+use shared_abi::tmem_settings::TmemSettings;
 
 use crate::config::{self, ConfigError, Domain, OnReboot, WEIGHT_DEFAULT};
 use crate::control::{self, Control, Step};
@@ -84,8 +86,9 @@ pub struct DomainToml {
     /// What happens to it, and when.
     #[serde(default)]
     script: Vec<Step>,
-    /// Known, to say that it cannot be had yet.
-    tmem: Option<toml::Value>,
+    /// Its transcendent memory, as in the line of a boot configuration.
+    #[serde(default, deserialize_with = "tmem_settings")]
+    tmem: TmemSettings,
 }
 
 fn one() -> u32 {
@@ -94,6 +97,10 @@ fn one() -> u32 {
 
 fn weight_default() -> u32 {
     WEIGHT_DEFAULT
+}
+
+fn tmem_settings<'de, D: Deserializer<'de>>(from: D) -> Result<TmemSettings, D::Error> {
+    TmemSettings::parse(&String::deserialize(from)?).map_err(|why| D::Error::custom(format_args!("tmem: {why}")))
 }
 
 impl DomainToml {
@@ -114,6 +121,7 @@ impl DomainToml {
             vcpus: self.vcpus,
             weight: self.weight,
             cap: self.cap,
+            tmem: self.tmem,
             privileged: self.privileged,
             kernel: self.kernel.as_ref().map_or_else(|| library::GUEST.to_owned(), image),
             ramdisk: self.ramdisk.as_ref().map(image),
@@ -195,9 +203,6 @@ impl Scenario {
         for toml in &self.domains {
             let domain = toml.to_domain(&self.base);
             let err = |field: &str, problem: &str| Err(ConfigError::new(&domain.name, field, problem));
-            if toml.tmem.is_some() {
-                return err("tmem", "cannot be set for a domain yet");
-            }
             if domain.privileged && (self.control.is_some() || self.domains.iter().any(|d| !d.script.is_empty())) {
                 return err(
                     "privileged",
@@ -331,7 +336,10 @@ mod tests {
             ("[[domain]]\nname='a'\nmemory=8\nmaxmem=4", "domain `a`: maxmem: 4M is less"),
             ("[host]\ncpus=0", "host: cpus: 0 is not in"),
             ("[host]\nmemory=-1", "host: `-1` is not a size"),
-            ("[[domain]]\nname='a'\nmemory=8\ntmem=true", "domain `a`: tmem: cannot be set for a domain yet"),
+            (
+                "[[domain]]\nname='a'\nmemory=8\ntmem='on'",
+                "domain `a`: tmem: off, or of weight:N, compress, floor:SIZE and cap:SIZE, with commas (line 4)",
+            ),
             ("[[domain]]\nname='a'\nmemory=8\n[[domain.script]]\nat='5s'", "domain `a`: script: at 5000 ms: needs"),
             ("[[domain]]\nname='a'\nmemory=8\n[[domain.script]]\nat=5", "domain `a`: invalid type"),
             ("[[domain]]\nname='a'\nmemory=8\n[[domain.script]]\nat='5s'\nwhen=1", "domain `a`: unknown field `when`"),

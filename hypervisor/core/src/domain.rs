@@ -6,6 +6,7 @@
 use alloc::boxed::Box;
 use alloc::string::String;
 
+use shared_abi::tmem_settings::TmemSettings;
 use shared_abi::xen::DomId;
 
 use crate::domctl::Control;
@@ -45,6 +46,8 @@ pub struct DomainConfig {
     pub weight: u16,
     /// Most CPU time, in per cent of one physical CPU; 0: no limit.
     pub cap: u16,
+    /// Its transcendent memory.
+    pub tmem: TmemSettings,
     /// Whether it may govern others.
     pub privileged: bool,
     /// What a reboot means.

@@ -352,6 +352,7 @@ pub fn domain_config(name: &str, pages: u64, maximum: u64, vcpus: u32) -> Domain
         vcpus,
         weight: 256,
         cap: 0,
+        tmem: Default::default(),
         privileged: false,
         on_reboot: OnReboot::Destroy,
         arguments: String::new(),

@@ -157,6 +157,7 @@ mod tests {
             vcpus: 1,
             weight: 256,
             cap: 0,
+            tmem: Default::default(),
             privileged: false,
             on_reboot: OnReboot::Destroy,
             arguments: "".into(),

@@ -40,6 +40,7 @@ fn config(memory: u64, kernel: Vec<u8>) -> DomainConfig {
         vcpus: 2,
         weight: 256,
         cap: 0,
+        tmem: Default::default(),
         privileged: false,
         on_reboot: OnReboot::Destroy,
         arguments: String::new(),

@@ -44,6 +44,7 @@ fn config(name: &str, mib: u64, vcpus: u32) -> DomainConfig {
         vcpus,
         weight: 256,
         cap: 0,
+        tmem: Default::default(),
         privileged: false,
         on_reboot: OnReboot::Destroy,
         arguments: "".to_string(),

@@ -17,7 +17,7 @@ mod machine;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
-use ebb_tmem::{ClientId, Config, Error, Handle, Progress, Scratch, Store, Tmem};
+use ebb_tmem::{ClientId, Config, DEFAULT_WEIGHT, Error, Handle, Progress, Scratch, Store, Tmem};
 use shared_abi::tmem::{self as abi, TmemOp};
 use shared_abi::xen::compat::TmemOp32;
 use shared_abi::xen::{DomId, Errno, Gfn};
@@ -121,9 +121,12 @@ pub(crate) fn end_some<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, budge
 /// `tmem_op(uops)`.
 ///
 /// # Errors
-/// `EFAULT` for an argument that cannot be read, `ENOSYS` for an operation that is none, `EOPNOTSUPP` for one that has
+/// `ENODEV` for a domain that has none, `EFAULT` for an argument that cannot be read, `ENOSYS` for an operation that is none, `EOPNOTSUPP` for one that has
 /// moved to `sysctl`, and what the operation says.
 pub fn tmem_op<M: Machine>(call: &mut Call<'_, M>) -> CallResult {
+    if call.current.domain().config.tmem.off {
+        return Err(Errno::ENODEV);
+    }
     let op = read_argument(call)?;
     let frames = call.hv.machine_frames();
     let tmem = call.hv.tmem.on(&frames);
@@ -185,13 +188,18 @@ fn new_pool<M: Machine>(call: &Call<'_, M>, tmem: &Tmem<'_, MachineFrames<'_, M>
     let wish = op.as_new_pool();
     let domain = call.current.domain();
     let client = client_of(domain.id);
+    let settings = &domain.config.tmem;
+    let is_new = tmem.client_info(client).is_err();
     // Before there is anything to account for.
-    if tmem.client_info(client).is_err()
-        && let Some(account) = call.hv.tmem.account(client)
-    {
-        account.set_limits(domain.memory.maximum() / FLOOR_SHARE, domain.memory.maximum());
+    if is_new && let Some(account) = call.hv.tmem.account(client) {
+        let cap = settings.cap.unwrap_or(domain.memory.maximum());
+        account.set_limits(settings.floor.unwrap_or(domain.memory.maximum() / FLOOR_SHARE).min(cap), cap);
     }
     let pool = tmem.new_pool(client, wish.flags, wish.uuid).map_err(errno)?;
+    if is_new {
+        let weight = settings.weight.unwrap_or(DEFAULT_WEIGHT);
+        tmem.set_client_info(Some(client), weight, settings.compress).map_err(errno)?;
+    }
     Ok(Next::Return(i64::from(pool)))
 }
 

@@ -4,6 +4,7 @@ use shared_abi::hypercall as number;
 use shared_abi::memory::{CLAIM_PAGES, MemoryReservation, POPULATE_PHYSMAP};
 use shared_abi::sysctl::{self, Sysctl, TmemClient, TmemControl, TmemPoolInfo};
 use shared_abi::tmem::{TmemNewPool, TmemOid};
+use shared_abi::tmem_settings::TmemSettings;
 use shared_abi::xen::GuestHandle;
 use std::sync::Arc;
 use std::vec::Vec;
@@ -31,11 +32,19 @@ struct World {
 impl World {
     /// A machine of so many frames with two domains of 64 pages, at most 256, the first of them privileged.
     fn new(frames: u64) -> Self {
+        Self::with(frames, TmemSettings::default())
+    }
+
+    /// ... with these settings for the second domain.
+    fn with(frames: u64, settings: TmemSettings) -> Self {
         let hv = hypervisor(1, frames);
         let domains: Vec<_> = (0..2)
             .map(|id| {
                 let mut config = domain_config(&std::format!("d{id}"), 64, 256, 1);
                 config.privileged = id == 0;
+                if id == 1 {
+                    config.tmem = settings;
+                }
                 domain_of(&hv, id, config)
             })
             .collect();
@@ -353,4 +362,35 @@ fn a_control_domain_flushes_and_moves_pages() {
     assert_eq!(w.control(0, back), 1);
     assert_eq!(w.page(1, abi::GET_PAGE, 0, 3, 9), 1);
     assert_eq!(w.contents(1, 9), w.contents(1, 8));
+}
+
+#[test]
+fn a_domain_without_tmem_has_none() {
+    let w = World::with(1000, TmemSettings { off: true, ..TmemSettings::default() });
+    assert_eq!(w.new_pool(1, PERSISTENT), code(Errno::ENODEV));
+    for cmd in [abi::PUT_PAGE, abi::GET_PAGE, abi::FLUSH_PAGE, abi::FLUSH_OBJECT, abi::DESTROY_POOL, 77] {
+        assert_eq!(w.page(1, cmd, 0, 0, 8), code(Errno::ENODEV));
+    }
+    assert_eq!(w.new_pool(0, PERSISTENT), 0, "others have theirs");
+}
+
+#[test]
+fn a_domain_begins_with_its_settings() {
+    let settings =
+        TmemSettings { weight: Some(3), compress: true, floor: Some(4), cap: Some(20), ..TmemSettings::default() };
+    let w = World::with(1000, settings);
+    w.new_pool(1, EPHEMERAL);
+    let info = w.hv.tmem.on(&w.hv.machine_frames()).client_info(ClientId(1)).unwrap();
+    assert_eq!((info.weight, info.compress), (3, true));
+    assert_eq!(w.hv.tmem.account(ClientId(1)).unwrap().limits(), (4, 20));
+    for index in 0..100 {
+        w.fill(1, 8, 1000 + u64::from(index));
+        assert_eq!(w.page(1, abi::PUT_PAGE, 0, index, 8), 1);
+        assert!(w.ledger().tmem_ephemeral <= 20, "the oldest make room");
+    }
+    // What a governor sets later stays when there are further pools.
+    w.hv.tmem.on(&w.hv.machine_frames()).set_client_info(Some(ClientId(1)), 9, false).unwrap();
+    w.new_pool(1, PERSISTENT);
+    let info = w.hv.tmem.on(&w.hv.machine_frames()).client_info(ClientId(1)).unwrap();
+    assert_eq!((info.weight, info.compress), (9, false));
 }

@@ -514,6 +514,7 @@ impl World {
             vcpus: newcomer.vcpus,
             weight: newcomer.weight,
             cap: newcomer.cap,
+            tmem: Default::default(),
             privileged: newcomer.privileged,
             on_reboot: if newcomer.restarts { OnReboot::Restart } else { OnReboot::Destroy },
             // A domain that is built again has the same habits.
