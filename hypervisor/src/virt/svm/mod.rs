@@ -6,7 +6,7 @@
 
 use alloc::boxed::Box;
 use core::arch::asm;
-use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use ebb_core::p2m::npt::Npt;
 
@@ -42,6 +42,13 @@ static FEATURES: AtomicU32 = AtomicU32::new(0);
 /// Physical addresses of each CPU's host block for VMSAVE and VMLOAD.
 static HOST_BLOCKS: [AtomicU64; MAX_CPUS] = [const { AtomicU64::new(0) }; MAX_CPUS];
 
+/// QEMU's own emulation is the processor; see [`vcpu::SvmVcpu`] for what of it is worked around.
+static EMULATED_BY_QEMU: AtomicBool = AtomicBool::new(false);
+
+fn is_emulated_by_qemu() -> bool {
+    EMULATED_BY_QEMU.load(Ordering::Relaxed)
+}
+
 fn has(bit: u32) -> bool {
     FEATURES.load(Ordering::Relaxed) & bit != 0
 }
@@ -74,6 +81,9 @@ impl Backend for Svm {
             return Err("SVM is switched off by the firmware");
         }
         FEATURES.store(svm.edx, Ordering::Relaxed);
+        let below = raw_cpuid::CpuId::new().get_hypervisor_info();
+        let qemu = below.is_some_and(|below| below.identify() == raw_cpuid::Hypervisor::QEMU);
+        EMULATED_BY_QEMU.store(qemu, Ordering::Relaxed);
         asid::set_count(svm.ebx);
         permissions::prepare();
         Ok(())

@@ -11,7 +11,7 @@ use shared_abi::xen::Mfn;
 use super::vmcb::{
     ControlArea, SaveArea, Vmcb, VmcbSegment, clean, event, exit as code, intercept, tlb_control, vintr,
 };
-use super::{EFER_SVME, exit, feature, has, host_block, permissions, run};
+use super::{EFER_SVME, exit, feature, has, host_block, is_emulated_by_qemu, permissions, run};
 use crate::cpu::this_cpu;
 use crate::memory;
 use crate::virt::asid::{self, Asid};
@@ -56,6 +56,8 @@ pub struct SvmVcpu {
     nmi_blocked: bool,
     /// The IRET of an NMI handler is about to run: blocked for one more entry.
     nmi_ending: bool,
+    /// The external interrupt that was put as a software interrupt for this entry; see [`SvmVcpu::inject_external`].
+    as_software: u64,
     /// Task priority class (bits 7:4 of TPR) as last told to the hardware.
     tpr: u8,
     /// Translations are to go at the next entry.
@@ -96,6 +98,7 @@ impl SvmVcpu {
             host_block: 0,
             nmi_blocked: false,
             nmi_ending: false,
+            as_software: 0,
             tpr: 0,
             flush: false,
         }
@@ -221,6 +224,23 @@ impl SvmVcpu {
         self.clean &= !(clean::TPR | clean::INTERCEPTS);
     }
 
+    /// Has the guest take this interrupt at the next entry.
+    ///
+    /// QEMU's emulation (7.2 at least) keeps the vector of an injected external interrupt, and delivers it again, whatever
+    /// RFLAGS.IF says, when it is interrupted before the next exit. What is injected as a software interrupt it delivers
+    /// once. The two differ in the check of the gate's privilege only, which privilege level 0 always passes; in user mode
+    /// it stays as it is.
+    #[inline]
+    fn inject_external(&mut self, vector: u8) {
+        let vector = u64::from(vector);
+        self.vmcb.control.event_injection = if is_emulated_by_qemu() && self.vmcb.save.cpl == 0 {
+            self.as_software = event::VALID | event::TYPE_SOFTWARE | vector;
+            self.as_software
+        } else {
+            event::VALID | event::TYPE_EXTERNAL | vector
+        };
+    }
+
     /// What an exit leaves behind that must be kept for the next entry.
     #[inline]
     fn after_exit(&mut self) {
@@ -230,10 +250,13 @@ impl SvmVcpu {
         let interrupted = control.exit_int_info;
         if interrupted & event::VALID != 0 {
             // An INT n is executed again from its own address; everything else is injected again.
-            if interrupted & event::TYPE_MASK != event::TYPE_SOFTWARE {
+            if interrupted & event::TYPE_MASK != event::TYPE_SOFTWARE || interrupted == self.as_software {
                 control.event_injection = with_true_type(interrupted);
             }
             control.exit_int_info = 0;
+        }
+        if control.event_injection == 0 {
+            self.as_software = 0;
         }
     }
 
@@ -291,7 +314,7 @@ impl VirtualCpu for SvmVcpu {
         self.set_window(plan.interrupt_window || (plan.nmi_window && !self.nmi_blocked));
         match plan.inject {
             Some(Injection::External(number)) => {
-                self.vmcb.control.event_injection = event::VALID | event::TYPE_EXTERNAL | u64::from(number);
+                self.inject_external(number);
             }
             Some(Injection::Nmi) => {
                 self.vmcb.control.event_injection = event::VALID | event::TYPE_NMI | 2;
@@ -315,7 +338,7 @@ impl VirtualCpu for SvmVcpu {
         let can = self.interruptibility();
         let now = can.interrupts && !can.occupied;
         if now {
-            self.vmcb.control.event_injection = event::VALID | event::TYPE_EXTERNAL | u64::from(vector);
+            self.inject_external(vector);
         }
         self.set_window(!now);
     }
