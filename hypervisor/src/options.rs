@@ -3,6 +3,8 @@
 //! The parser is a pure function; an option it does not know, or a value with no sense, is reported through a
 //! callback and leaves the default in place.
 
+use ebb_core::speculation::Wanted;
+
 /// How much is printed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(u8)]
@@ -82,6 +84,8 @@ pub struct Options {
     pub panic_test: Option<PanicTest>,
     /// `on-end=`.
     pub on_end: OnEnd,
+    /// What is done against leaks by speculation, where the processor needs it (`spec-ctrl=`).
+    pub speculation: Wanted,
 }
 
 impl Options {
@@ -105,6 +109,7 @@ impl Options {
         deterministic: false,
         panic_test: None,
         on_end: OnEnd::PowerOff,
+        speculation: Wanted::ALL,
     };
 
     /// The period of samples in ms, 0 for none.
@@ -147,6 +152,7 @@ fn apply(options: &mut Options, key: &str, value: Option<&str>) -> Option<()> {
         ("debug-exit", Some(value)) => options.debug_exit = Some(u16::try_from(parse_number(value)?).ok()?),
         ("memory-limit", Some(value)) => options.memory_limit = Some(parse_size(value)?),
         ("panic-test", Some(value)) => options.panic_test = Some(parse_panic_test(value)?),
+        ("spec-ctrl", Some(value)) => options.speculation = Wanted::parse(value)?,
         ("on-end", Some(value)) => options.on_end = parse_on_end(value)?,
         _ => return None,
     }
@@ -282,7 +288,7 @@ mod tests {
     fn every_option_is_understood() {
         let line = "console=com1,vga com1=0x2f8,9600 trace=com2 trace-mask=3f sample=100 maxcpus=2 timeslice=1000 \
                     sched=rr loglevel=debug debug-exit=0xf4 poll-interrupts no-x2apic memory-limit=512M deterministic \
-                    panic-test=stack on-end=halt";
+                    panic-test=stack on-end=halt spec-ctrl=no-l1d,no-verw";
         let (options, complaints) = parsed(line);
         assert_eq!(complaints, Vec::<String>::new());
         let expected = Options {
@@ -304,6 +310,7 @@ mod tests {
             deterministic: true,
             panic_test: Some(PanicTest::StackOverflow),
             on_end: OnEnd::Halt,
+            speculation: Wanted { l1d: false, verw: false, ..Wanted::ALL },
         };
         assert_eq!(options, expected);
     }
@@ -311,7 +318,7 @@ mod tests {
     #[test]
     fn nonsense_is_reported_and_changes_nothing() {
         let line = "frobnicate maxcpus=0 maxcpus=-1 maxcpus com1=0 com1=0x3f8,0 debug-exit=0x10000 memory-limit=G \
-                    memory-limit=99999999999999G timeslice=+500 loglevel=loud sched=fifo console=com7 =";
+                    memory-limit=99999999999999G timeslice=+500 loglevel=loud sched=fifo console=com7 spec-ctrl=on =";
         let (options, complaints) = parsed(line);
         assert_eq!(options, Options::DEFAULT);
         assert_eq!(complaints.len(), line.split_ascii_whitespace().count());

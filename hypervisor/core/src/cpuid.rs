@@ -3,8 +3,8 @@
 //! A bit is offered when the host has it *and* the table allows it, except for the few that Ebb provides itself
 //! (x2APIC, the hypervisor bit). Offered is what guests can use without our help: nothing that needs an MSR we do not
 //! have, state we do not switch, or a device. In particular hidden: SVM and VMX, performance counters, MONITOR, the
-//! TSC-deadline timer, PCID and INVPCID, protection keys, AVX-512, speculation controls (they come with their MSRs),
-//! topology extensions.
+//! TSC-deadline timer, PCID and INVPCID, protection keys, AVX-512, topology extensions. Speculation controls are offered
+//! with their MSRs ([`GuestControls`] follows from what is offered).
 //!
 //! Xen's own leaves begin at 0x40000000. `XEN_HVM_CPUID_UPCALL_VECTOR` is not announced although the operation exists:
 //! a kernel that sees it switches to upcalls through its local APIC, which cost an end-of-interrupt exit each.
@@ -18,6 +18,7 @@ use shared_abi::xen::{DomId, VcpuId};
 
 use crate::machine::PAGE_SHIFT;
 use crate::p2m::GFN_LIMIT;
+use crate::speculation::GuestControls;
 
 /// Reads a leaf of the host: (leaf, subleaf) to eax, ebx, ecx, edx.
 pub type Reader = fn(u32, u32) -> [u32; 4];
@@ -64,7 +65,7 @@ const TABLE: &[Row] = &[
     Row { leaf: 0x8000_0005, masks: [ALL; 4] },
     Row { leaf: 0x8000_0006, masks: [ALL; 4] },
     Row { leaf: 0x8000_0007, masks: [0, 0, 0, extended7::INVARIANT_TSC] },
-    Row { leaf: 0x8000_0008, masks: [0xffff, 0, 0, 0] },
+    Row { leaf: 0x8000_0008, masks: [0xffff, extended8::EBX, 0, 0] },
 ];
 
 /// A mask from bit numbers.
@@ -101,8 +102,9 @@ mod feature7 {
     pub const AVX2: u32 = 1 << 5;
     /// UMIP, RDPID.
     pub const ECX: u32 = bits(&[2, 22]);
-    /// Fast short REP MOV.
-    pub const EDX: u32 = bits(&[4]);
+    /// Fast short REP MOV; MD_CLEAR, IBRS and IBPB, STIBP, L1D_FLUSH, ARCH_CAPABILITIES, SSBD.
+    pub const EDX: u32 = bits(&[4, 10, 26, 27, 28, 29, 31]);
+    pub const ARCH_CAPABILITIES: u32 = 1 << 29;
 }
 
 mod extended1 {
@@ -121,6 +123,13 @@ mod extended1 {
 
 mod extended7 {
     pub const INVARIANT_TSC: u32 = 1 << 8;
+}
+
+mod extended8 {
+    use super::bits;
+    /// IBPB, IBRS, STIBP; IBRS always on, STIBP always on, IBRS preferred, IBRS for one mode; SSBD, SSB_NO, BTC_NO, IBPB
+    /// for returns too.
+    pub const EBX: u32 = bits(&[12, 14, 15, 16, 17, 18, 19, 24, 26, 29, 30]);
 }
 
 /// What of a vCPU shows in its CPUID.
@@ -153,6 +162,7 @@ pub struct Policy {
     /// Leaf 0xd subleaves 1 and 2.
     xsave: [[u32; 4]; 2],
     xcr0: u64,
+    speculation: GuestControls,
     tsc_khz: u32,
     tsc_mul: u32,
     tsc_shift: i8,
@@ -166,13 +176,15 @@ const XCR0_AVX: u64 = 4;
 const XSAVE_BASE: u32 = 576;
 
 impl Policy {
-    /// The policy for a host read by `read`, which can switch the components `xcr0`.
-    pub fn new(read: Reader, xcr0: u64, scale: crate::machine::TscScale) -> Self {
+    /// The policy for a host read by `read`, which can switch the components `xcr0`; `capabilities` is its
+    /// IA32_ARCH_CAPABILITIES, if it has that.
+    pub fn new(read: Reader, xcr0: u64, capabilities: Option<u64>, scale: crate::machine::TscScale) -> Self {
         let mut policy = Self {
             basic: [[0; 4]; BASIC_COUNT],
             extended: [[0; 4]; EXTENDED_COUNT],
             xsave: [[0; 4]; 2],
             xcr0,
+            speculation: GuestControls::default(),
             tsc_khz: scale.khz as u32,
             tsc_mul: scale.mul,
             tsc_shift: scale.shift,
@@ -186,6 +198,10 @@ impl Policy {
             }
         }
         policy.complete(read, last_basic, last_extended);
+        if capabilities.is_none() {
+            policy.basic[7][EDX] &= !feature7::ARCH_CAPABILITIES;
+        }
+        policy.speculation = GuestControls::new(policy.basic[7][EDX], policy.extended[8][EBX], capabilities);
         policy
     }
 
@@ -297,6 +313,11 @@ impl Policy {
         features
     }
 
+    /// The MSRs that go with the speculation controls guests are offered.
+    pub fn speculation(&self) -> &GuestControls {
+        &self.speculation
+    }
+
     /// Whether XSETBV may set this.
     pub fn xcr0_is_valid(&self, value: u64) -> bool {
         let avx_without_sse = value & XCR0_AVX != 0 && value & XCR0_SSE == 0;
@@ -380,7 +401,7 @@ mod tests {
 
     #[test]
     fn unknown_leaves_and_bits_are_hidden() {
-        let policy = Policy::new(everything, 7, SCALE);
+        let policy = Policy::new(everything, 7, None, SCALE);
         assert_eq!(policy.lookup(0, 0, &VIEW)[EAX], 0xd);
         assert_eq!(policy.lookup(0x8000_0000, 0, &VIEW)[EAX], 0x8000_0008);
         for leaf in [3, 4, 5, 8, 9, 0xa, 0xb, 0xc, 0xe, 0x14, 0x4000_0005, 0x4000_0100, 0x8000_000a, 0x8000_001f, ALL] {
@@ -394,7 +415,7 @@ mod tests {
 
     #[test]
     fn what_ebb_provides_is_there_on_any_host() {
-        let policy = Policy::new(nothing, 3, SCALE);
+        let policy = Policy::new(nothing, 3, None, SCALE);
         let features = policy.lookup(1, 0, &VIEW);
         assert_ne!(features[ECX] & feature1::X2APIC, 0);
         assert_ne!(features[ECX] & feature1::HYPERVISOR, 0);
@@ -405,7 +426,7 @@ mod tests {
 
     #[test]
     fn xen_is_found() {
-        let policy = Policy::new(everything, 7, SCALE);
+        let policy = Policy::new(everything, 7, None, SCALE);
         let [last, b, c, d] = policy.lookup(0x4000_0000, 0, &VIEW);
         assert_eq!(last, 0x4000_0004);
         let name: std::vec::Vec<u8> = [b, c, d].iter().flat_map(|word| word.to_le_bytes()).collect();
@@ -415,7 +436,7 @@ mod tests {
 
     #[test]
     fn extended_state_follows_xcr0() {
-        let policy = Policy::new(everything, 7, SCALE);
+        let policy = Policy::new(everything, 7, None, SCALE);
         assert_eq!(policy.lookup(0xd, 0, &VIEW), [7, 576, 832, 0]);
         assert_eq!(policy.lookup(0xd, 0, &VcpuView { xcr0: 7, ..VIEW })[EBX], 832);
         assert!(policy.xcr0_is_valid(1) && policy.xcr0_is_valid(7) && policy.xcr0_is_valid(3));
@@ -450,7 +471,7 @@ mod tests {
             leaf in prop_oneof![0..0x40_u32, 0x8000_0000..0x8000_0040_u32],
         ) {
             HOST.set(host);
-            let policy = Policy::new(random_host, xcr0, SCALE);
+            let policy = Policy::new(random_host, xcr0, None, SCALE);
             let (offered, there) = (policy.lookup(leaf, 0, &VIEW), random_host(leaf, 0));
             let last = random_host(leaf & EXTENDED, 0)[EAX];
             match leaf {
@@ -475,7 +496,7 @@ mod tests {
 
     #[test]
     fn features_that_guests_could_not_use_are_hidden() {
-        let policy = Policy::new(everything, 7, SCALE);
+        let policy = Policy::new(everything, 7, None, SCALE);
         let shown = |leaf, register: usize| policy.lookup(leaf, 0, &VIEW)[register];
         let hidden = [
             (
@@ -492,7 +513,7 @@ mod tests {
                 "TSC_ADJUST, SGX, HLE, INVPCID, RTM, MPX, RDT, AVX-512, PT",
             ),
             (7, ECX, &[1, 3, 4, 5, 7, 16], "AVX-512, PKU, OSPKE, WAITPKG, CET, five levels"),
-            (7, EDX, &[20, 26, 27, 28, 29, 31], "CET, speculation controls"),
+            (7, EDX, &[9, 13, 20, 30], "SRBDS_CTRL, TSX_FORCE_ABORT, CET, CORE_CAPABILITIES"),
             (
                 0x8000_0001,
                 ECX,
@@ -500,7 +521,7 @@ mod tests {
                 "SVM, extended APIC, OSVW, IBS, … performance counters, MONITORX",
             ),
             (6, EAX, &[0, 1, 3, 4, 7], "thermal sensors, turbo, HWP"),
-            (0x8000_0008, EBX, &[0, 12, 14, 15, 24], "CLZERO, speculation controls"),
+            (0x8000_0008, EBX, &[0, 9, 25, 28], "CLZERO, WBNOINVD, VIRT_SSBD, PSFD"),
         ];
         for (leaf, register, numbers, what) in hidden {
             assert_eq!(shown(leaf, register) & bits(numbers), 0, "leaf {leaf:#x}: {what}");
@@ -510,8 +531,21 @@ mod tests {
     }
 
     #[test]
+    fn speculation_controls_come_with_their_registers() {
+        use crate::speculation::msr;
+        let with = Policy::new(everything, 7, Some(0x1f), SCALE);
+        assert_eq!(with.lookup(7, 0, &VIEW)[EDX] >> 26, 0b10_1111);
+        assert_eq!(with.speculation().capabilities(), Some(0x1f));
+        assert!(with.speculation().takes(msr::SPEC_CTRL, 7) && with.speculation().takes(msr::PRED_CMD, 1));
+        let without = Policy::new(everything, 7, None, SCALE);
+        assert_eq!(without.lookup(7, 0, &VIEW)[EDX] >> 26, 0b10_0111, "a register that cannot be read is not offered");
+        assert_eq!(without.speculation().capabilities(), None);
+        assert_eq!(*Policy::new(nothing, 7, Some(0x1f), SCALE).speculation(), GuestControls::default());
+    }
+
+    #[test]
     fn an_apic_that_is_off_does_not_show() {
-        let policy = Policy::new(everything, 7, SCALE);
+        let policy = Policy::new(everything, 7, None, SCALE);
         let off = VcpuView { apic_enabled: false, ..VIEW };
         for leaf in [1, 0x8000_0001] {
             assert_ne!(policy.lookup(leaf, 0, &VIEW)[EDX] & feature1::APIC, 0);
@@ -521,26 +555,26 @@ mod tests {
 
     #[test]
     fn time_is_described_as_it_is() {
-        let policy = Policy::new(everything, 7, SCALE);
+        let policy = Policy::new(everything, 7, None, SCALE);
         let time = |policy: &Policy, subleaf| policy.lookup(0x4000_0003, subleaf, &VIEW);
         assert_eq!(time(&policy, 0), [0b110, 2, 1_000_000, 0]);
         assert_eq!(time(&policy, 1), [0, 0, 1 << 31, 1]);
         assert_eq!(time(&policy, 2), [1_000_000, 0, 0, 0]);
         let slow = TscScale { shift: -2, ..SCALE };
-        assert_eq!(time(&Policy::new(nothing, 3, slow), 0)[EAX], 0);
-        assert_eq!(time(&Policy::new(nothing, 3, slow), 1)[EDX], u32::MAX - 1);
+        assert_eq!(time(&Policy::new(nothing, 3, None, slow), 0)[EAX], 0);
+        assert_eq!(time(&Policy::new(nothing, 3, None, slow), 1)[EDX], u32::MAX - 1);
     }
 
     #[test]
     fn cr4_allows_what_is_offered() {
-        assert_eq!(Policy::new(nothing, 3, SCALE).cr4_mask(), 1 << 8);
-        let all = Policy::new(everything, 3, SCALE).cr4_mask();
+        assert_eq!(Policy::new(nothing, 3, None, SCALE).cr4_mask(), 1 << 8);
+        let all = Policy::new(everything, 3, None, SCALE).cr4_mask();
         assert_eq!(all, 0x35_0fff, "neither five levels, PCIDs, protection keys nor anything newer");
     }
 
     #[test]
     fn efer_allows_what_is_offered() {
-        assert_eq!(Policy::new(nothing, 3, SCALE).efer_mask(), 0);
-        assert_eq!(Policy::new(everything, 3, SCALE).efer_mask(), 1 | 1 << 8 | 1 << 11 | 1 << 14);
+        assert_eq!(Policy::new(nothing, 3, None, SCALE).efer_mask(), 0);
+        assert_eq!(Policy::new(everything, 3, None, SCALE).efer_mask(), 1 | 1 << 8 | 1 << 11 | 1 << 14);
     }
 }

@@ -5,6 +5,7 @@
 
 use alloc::boxed::Box;
 use alloc::string::String;
+use core::sync::atomic::{AtomicU64, Ordering};
 
 use shared_abi::tmem_settings::TmemSettings;
 use shared_abi::xen::DomId;
@@ -60,10 +61,29 @@ pub struct DomainConfig {
     pub ramdisk: Option<&'static [u8]>,
 }
 
+/// Tells a domain from every other that is or was: ids come back, births do not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Birth(u64);
+
+impl Birth {
+    /// That of a domain that is made now.
+    pub fn now() -> Self {
+        static BIRTHS: AtomicU64 = AtomicU64::new(1);
+        Self(BIRTHS.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// As a number, never 0.
+    pub fn number(self) -> u64 {
+        self.0
+    }
+}
+
 /// A domain.
 pub struct Domain<M: Machine> {
     /// Its number.
     pub id: DomId,
+    /// Which domain of this number it is.
+    pub birth: Birth,
     /// What it was built from.
     pub config: DomainConfig,
     /// Its memory: nested page table, reservation, maximum.

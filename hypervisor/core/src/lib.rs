@@ -44,6 +44,7 @@ pub mod p2m;
 pub mod report;
 pub mod runstate;
 pub mod sched;
+pub mod speculation;
 pub mod sysctl;
 #[cfg(test)]
 pub mod testing;

@@ -377,6 +377,7 @@ pub fn domain_of(hv: &Hypervisor<FakeMachine>, id: u16, config: DomainConfig) ->
     let vcpus = (0..config.vcpus).map(|vcpu| Vcpu::new(VcpuId(vcpu), 2 * vcpu, ())).collect();
     let domain = Arc::new(Domain {
         id,
+        birth: ebb_core::domain::Birth::now(),
         memory,
         events: ebb_core::evtchn::DomainEvents::new(),
         grants: ebb_core::grant::DomainGrants::new(),

@@ -7,9 +7,10 @@ use core::sync::atomic::{AtomicU32, Ordering};
 
 use ebb_core::evtchn;
 use ebb_core::lapic::Fault;
+use ebb_core::speculation::{GuestControls, msr as control};
 
 use super::Context;
-use crate::virt::register;
+use crate::virt::{register, speculation};
 
 /// Numbers, from the AMD and Intel manuals and Xen's public headers.
 mod number {
@@ -128,6 +129,10 @@ impl Context<'_> {
             number::EFER | number::PAT | number::DEBUGCTL => {
                 self.guest.hw.read_msr(msr).ok_or(Fault::GeneralProtection(0))?
             }
+            control::SPEC_CTRL if self.controls().has_spec_ctrl() => {
+                self.guest.hw.read_msr(msr).ok_or(Fault::GeneralProtection(0))?
+            }
+            control::ARCH_CAPABILITIES => self.controls().capabilities().ok_or(Fault::GeneralProtection(0))?,
             number::TSC => crate::time::rdtsc(),
             number::MTRR_CAP => MTRR_CAP_VALUE,
             number::DECODE_CONFIGURATION => DECODE_CONFIGURATION_VALUE,
@@ -158,6 +163,13 @@ impl Context<'_> {
             number::PAT if is_pat(value) => {
                 self.guest.hw.write_msr(msr, value);
             }
+            control::SPEC_CTRL if self.controls().takes(msr, value) => {
+                self.guest.hw.write_msr(msr, value);
+            }
+            // The barrier and the flush are the processor's, and done here and now.
+            control::PRED_CMD | control::FLUSH_CMD if self.controls().takes(msr, value) => {
+                speculation::command(msr, value);
+            }
             number::HYPERCALL_PAGE => self.write_hypercall_page(value)?,
             // Dropped: there is nothing behind them in a guest. DEBUGCTL's features are not offered.
             number::PATCH_LEVEL
@@ -171,6 +183,11 @@ impl Context<'_> {
             _ => return Err(Fault::GeneralProtection(0)),
         }
         Ok(())
+    }
+
+    /// The registers of the guest's own mitigations.
+    fn controls(&self) -> &GuestControls {
+        self.hv.machine.policy.speculation()
     }
 
     fn set_efer(&mut self, value: u64) -> Result<(), Fault> {

@@ -10,6 +10,7 @@ use ebb_core::cpuid::Policy;
 use ebb_core::heap::HeapConfig;
 use ebb_core::hypervisor::Config;
 use ebb_core::sched::{SchedConfig, policy};
+use ebb_core::speculation::Processor;
 use ebb_core::{Hypervisor, VcpuRef};
 use shared_abi::memory::E820Entry;
 
@@ -23,8 +24,8 @@ use crate::machine::refuse;
 use crate::options::{Options, options};
 use crate::virt::any::{self, AnyVcpu};
 use crate::virt::cell::VcpuCell;
-use crate::virt::fpu;
-use crate::{boot, config, cpu, info, memory};
+use crate::virt::{fpu, speculation};
+use crate::{boot, config, cpu, info, instr, memory, warn};
 
 mod machine;
 mod memory_setup;
@@ -72,8 +73,10 @@ pub fn start(boot: &Boot) -> ! {
     };
     fpu::probe();
     crate::exit::prepare();
+    let processor = Processor::new(host_cpuid, instr::rdmsr_safe);
+    against_leaks(&processor);
     enable_this_cpu();
-    let hv = create(boot);
+    let hv = create(boot, &processor);
     run::release_others(hv);
     let (ticks, waited) = crate::machine::ticks_since_start();
     trace_ring::record(Kind::INITIALISED.0, Initialised { ticks, waited, tsc: crate::time::rdtsc() }.as_bytes());
@@ -108,6 +111,7 @@ pub fn start(boot: &Boot) -> ! {
 /// Turns virtualisation on, on this processor; without it the machine cannot go on.
 fn enable_this_cpu() {
     fpu::enable_this_cpu();
+    speculation::enable_this_cpu();
     if let Err(why) = any::enable_this_cpu() {
         refuse(format_args!("processor {}: {why}", cpu::this_cpu().id().0));
     }
@@ -122,10 +126,20 @@ fn sched_config(options: &Options) -> SchedConfig {
     }
 }
 
-fn create(boot: &Boot) -> &'static Hypervisor<Glue> {
+/// Decides what is done against leaks by speculation, and says so.
+fn against_leaks(processor: &Processor) {
+    let plan = processor.plan(options().speculation);
+    info!("speculation: found {processor}; done: {plan}");
+    if processor.lacks_microcode() {
+        warn!("this processor may leak between domains, and has no flush against it: see docs/speculation.md");
+    }
+    speculation::set_up(plan);
+}
+
+fn create(boot: &Boot, processor: &Processor) -> &'static Hypervisor<Glue> {
     let options = options();
     let memory_setup::Frames { frames, ranges, hypervisor_frames } = memory_setup::take_memory();
-    let policy = Policy::new(host_cpuid, fpu::supported_xcr0(), machine::tsc_scale());
+    let policy = Policy::new(host_cpuid, fpu::supported_xcr0(), processor.capabilities(), machine::tsc_scale());
     crate::virt::offer_cr4(policy.cr4_mask());
     let memory_map = boot.info.memory.iter().map(to_e820).collect();
     let glue = Glue { policy, memory_map };

@@ -15,7 +15,7 @@ use super::{Glue, GuestCpu, Vcpu, enable_this_cpu, trace_ring};
 use crate::cpu::{self, CpuId, Doing};
 use crate::exit::{self, msr::StoredMsrs};
 use crate::virt::any::AnyVcpu;
-use crate::virt::{VirtualCpu, VmExit};
+use crate::virt::{VirtualCpu, VmExit, speculation};
 use crate::{instr, power};
 
 /// What the other processors run once there is a hypervisor: a function of no arguments, by its address.
@@ -158,6 +158,7 @@ fn run_on<C: VirtualCpu>(hv: &Hypervisor<Glue>, vcpu: &Vcpu, hw: &mut C, msrs: &
     let per_cpu = hv.cpu();
     let this = cpu::this_cpu();
     let state: &ebb_core::Vcpu<Glue> = vcpu;
+    speculation::arrive(vcpu.domain().birth);
     hw.load();
     let exiting = cpu::pack_activity(Doing::Exit, vcpu.domain().id.0, state.id.0 as u16, 0);
     let next = loop {

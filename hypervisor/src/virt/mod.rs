@@ -17,6 +17,7 @@ mod asid;
 pub mod cell;
 pub mod fpu;
 mod page;
+pub mod speculation;
 pub mod svm;
 pub mod vmx;
 

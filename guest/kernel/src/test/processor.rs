@@ -3,7 +3,7 @@
 
 use super::{Outcome, Test};
 use crate::fixup::{self, Fault};
-use crate::{check, check_eq, cpu, interrupt, percpu, xen};
+use crate::{check, check_eq, cpu, interrupt, percpu, println, thread, xen};
 use core::arch::x86_64::{__cpuid, __cpuid_count};
 
 /// This group's tests.
@@ -13,6 +13,7 @@ pub const TESTS: &[Test] = &[
     ("cr4-policy", cr4_policy),
     ("msr-unknown", unknown_msr),
     ("msr-efer", efer),
+    ("msr-speculation", speculation),
     ("exception-delivery", exceptions),
     ("xcr0-policy", xcr0),
 ];
@@ -135,6 +136,58 @@ fn efer() -> Outcome {
     }
     // SAFETY: the value that is there.
     check_eq!(unsafe { fixup::wrmsr(MSR_EFER, value) }, Ok(()), "writing EFER back");
+    Ok(())
+}
+
+/// The registers of speculation controls are those that CPUID shows, take the bits that it shows, and keep them.
+fn speculation() -> Outcome {
+    // They are each vCPU's own.
+    super::on_vcpu(0, speculation_here)
+}
+
+fn speculation_here() -> Outcome {
+    const SPEC_CTRL: u32 = 0x48;
+    const ARCH_CAPABILITIES: u32 = 0x10a;
+    let (intel, amd) = (__cpuid_count(7, 0).edx, amd_speculation());
+    let shown = |in_intel: u32, in_amd: u32| intel & 1 << in_intel != 0 || amd & 1 << in_amd != 0;
+    let bits = [shown(26, 14), shown(27, 15), shown(31, 24)];
+    let takes = bits.iter().enumerate().fold(0, |mask, (bit, &there)| mask | u64::from(there) << bit);
+    check_eq!(fixup::rdmsr(SPEC_CTRL), if takes == 0 { Err(GENERAL_PROTECTION) } else { Ok(0) }, "SPEC_CTRL at first");
+    for value in [1, 2, 4, 7, 8, 1 << 7, 1 << 32, 1 << 63 | 1, takes, 0] {
+        let before = fixup::rdmsr(SPEC_CTRL);
+        let expected = if takes != 0 && value & !takes == 0 { Ok(()) } else { Err(GENERAL_PROTECTION) };
+        // SAFETY: the register restricts predictions and nothing else.
+        let written = unsafe { fixup::wrmsr(SPEC_CTRL, value) };
+        check_eq!(written, expected, alloc::format!("writing {value:#x} to SPEC_CTRL"));
+        // Others have the processor meanwhile.
+        thread::sleep(2_000_000);
+        let after = if expected.is_ok() { Ok(value) } else { before };
+        check_eq!(fixup::rdmsr(SPEC_CTRL), after, alloc::format!("SPEC_CTRL after {value:#x}"));
+    }
+    command(0x49, "PRED_CMD", shown(26, 12))?;
+    command(0x10b, "FLUSH_CMD", intel & 1 << 28 != 0)?;
+    let capabilities = fixup::rdmsr(ARCH_CAPABILITIES);
+    check_eq!(capabilities.is_ok(), intel & 1 << 29 != 0, "whether ARCH_CAPABILITIES is there");
+    // SAFETY: the register can only be read.
+    check_eq!(unsafe { fixup::wrmsr(ARCH_CAPABILITIES, 0) }, Err(GENERAL_PROTECTION), "writing ARCH_CAPABILITIES");
+    println!("speculation controls: SPEC_CTRL {takes:#x}, ARCH_CAPABILITIES {:#x}", capabilities.unwrap_or(0));
+    Ok(())
+}
+
+/// AMD's bits, if there is such a leaf.
+fn amd_speculation() -> u32 {
+    if __cpuid(0x8000_0000).eax >= 0x8000_0008 { __cpuid(0x8000_0008).ebx } else { 0 }
+}
+
+/// A register that takes one command, or is not there.
+fn command(number: u32, name: &str, is_there: bool) -> Outcome {
+    check_eq!(fixup::rdmsr(number), Err(GENERAL_PROTECTION), alloc::format!("reading {name}"));
+    for value in [0, 1, 2, 1 << 32 | 1] {
+        let expected = if is_there && value <= 1 { Ok(()) } else { Err(GENERAL_PROTECTION) };
+        // SAFETY: forgetting predictions, or writing back a cache, changes no state.
+        let written = unsafe { fixup::wrmsr(number, value) };
+        check_eq!(written, expected, alloc::format!("writing {value:#x} to {name}"));
+    }
     Ok(())
 }
 

@@ -23,7 +23,7 @@ use shared_abi::xen::{DomId, VcpuId, Virq};
 use zerocopy::IntoBytes;
 
 use crate::cpuid::apic_id;
-use crate::domain::{Domain, DomainConfig};
+use crate::domain::{Birth, Domain, DomainConfig};
 use crate::domctl::Control;
 use crate::evtchn::{self, DomainEvents};
 use crate::grant::{self, DomainGrants};
@@ -137,6 +137,7 @@ impl<M: Machine> Hypervisor<M> {
         let sched = DomainSched::new(config.weight, config.cap);
         let domain = Arc::new(Domain {
             id,
+            birth: Birth::now(),
             config,
             memory,
             events: DomainEvents::new(),

@@ -1,7 +1,7 @@
 //! AMD's secure virtual machine (SVM) with nested paging.
 //!
 //! Needs: SVM, nested paging. Uses when present: next-RIP save, decode assists, flush by ASID, clean bits, pause
-//! filter. Specification: AMD64 Architecture Programmer's Manual, volume 2, chapter 15.
+//! filter, virtual SPEC_CTRL. Specification: AMD64 Architecture Programmer's Manual, volume 2, chapter 15.
 #![allow(unsafe_code)] // MSR writes and the host save area, argued at each block.
 
 use alloc::boxed::Box;
@@ -36,6 +36,7 @@ mod feature {
     pub const DECODE_ASSISTS: u32 = 1 << 7;
     pub const PAUSE_FILTER: u32 = 1 << 10;
     pub const PAUSE_THRESHOLD: u32 = 1 << 12;
+    pub const VIRTUAL_SPEC_CTRL: u32 = 1 << 20;
 }
 
 static FEATURES: AtomicU32 = AtomicU32::new(0);

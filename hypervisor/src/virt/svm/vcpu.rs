@@ -5,6 +5,7 @@ use alloc::boxed::Box;
 use core::fmt;
 
 use ebb_core::hypercall::{GuestPaging, Width};
+use ebb_core::speculation::msr::SPEC_CTRL;
 use ebb_core::vcpu::{EntryPlan, Injection, Interruptibility, Segment, StartState};
 use shared_abi::xen::Mfn;
 
@@ -16,6 +17,7 @@ use crate::cpu::this_cpu;
 use crate::memory;
 use crate::virt::asid::{self, Asid};
 use crate::virt::fpu::Fpu;
+use crate::virt::speculation::EntryGuard;
 use crate::virt::{InstructionBytes, SegmentName, VirtualCpu, VmExit, register, vector};
 
 const CS_LONG: u16 = 1 << 9;
@@ -41,6 +43,7 @@ pub struct SvmVcpu {
     vmcb_address: u64,
     registers: run::GuestRegisters,
     fpu: Fpu,
+    guard: EntryGuard,
     asid: Asid,
     /// The identifier is not valid on the CPU that has this vCPU: the next entry takes a new one.
     needs_asid: bool,
@@ -90,6 +93,7 @@ impl SvmVcpu {
             vmcb_address,
             registers: run::GuestRegisters::default(),
             fpu: Fpu::default(),
+            guard: EntryGuard::after_reset(),
             asid: Asid::NONE,
             needs_asid: true,
             clean: 0,
@@ -163,6 +167,7 @@ impl SvmVcpu {
         save.rax = state.general[register::RAX];
         save.g_pat = RESET_PAT;
         save.debug_control = 0;
+        save.spec_ctrl = 0;
         for value in [
             &mut save.star,
             &mut save.lstar,
@@ -241,6 +246,23 @@ impl SvmVcpu {
         };
     }
 
+    #[inline(always)]
+    fn enter(&mut self) {
+        let shadow = self.vmcb.control.interrupt_shadow & 1 != 0;
+        self.vmcb.control.clean_bits = self.clean;
+        // SAFETY: the control block is ours, complete (`start`), and in memory that stays; `host_block` is this CPU's
+        // (`load` ran here) and was filled by `enable_this_cpu`; SVM is on; the hypervisor runs with interrupts off.
+        unsafe { run::svm_run(self.vmcb_address, &raw mut self.registers, self.host_block, shadow) };
+    }
+
+    #[cold]
+    fn enter_guarded(&mut self) {
+        // No processor with SVM is open to what VERW is for.
+        self.guard.before();
+        self.enter();
+        self.guard.after();
+    }
+
     /// What an exit leaves behind that must be kept for the next entry.
     #[inline]
     fn after_exit(&mut self) {
@@ -290,6 +312,7 @@ impl VirtualCpu for SvmVcpu {
         self.nmi_blocked = false;
         self.nmi_ending = false;
         self.tpr = 0;
+        self.guard.set_spec_ctrl(0);
     }
 
     fn load(&mut self) {
@@ -345,11 +368,11 @@ impl VirtualCpu for SvmVcpu {
 
     #[inline]
     fn run(&mut self) -> VmExit {
-        let shadow = self.vmcb.control.interrupt_shadow & 1 != 0;
-        self.vmcb.control.clean_bits = self.clean;
-        // SAFETY: the control block is ours, complete (`start`), and in memory that stays; `host_block` is this CPU's
-        // (`load` ran here) and was filled by `enable_this_cpu`; SVM is on; the hypervisor runs with interrupts off.
-        unsafe { run::svm_run(self.vmcb_address, &raw mut self.registers, self.host_block, shadow) };
+        if self.guard.is_needed() {
+            self.enter_guarded();
+        } else {
+            self.enter();
+        }
         self.clean = self.all_clean;
         self.after_exit();
         if self.vmcb.control.exit_code == code::VMMCALL {
@@ -502,6 +525,8 @@ impl VirtualCpu for SvmVcpu {
             MSR_EFER => save.efer & !EFER_SVME,
             MSR_PAT => save.g_pat,
             MSR_DEBUGCTL => save.debug_control,
+            SPEC_CTRL if has(feature::VIRTUAL_SPEC_CTRL) => save.spec_ctrl,
+            SPEC_CTRL => self.guard.spec_ctrl(),
             _ => return None,
         })
     }
@@ -517,6 +542,11 @@ impl VirtualCpu for SvmVcpu {
                 save.g_pat = value;
                 self.clean &= !clean::NESTED;
             }
+            SPEC_CTRL if has(feature::VIRTUAL_SPEC_CTRL) => {
+                save.spec_ctrl = value;
+                self.clean = 0;
+            }
+            SPEC_CTRL => self.guard.set_spec_ctrl(value),
             _ => return false,
         }
         true

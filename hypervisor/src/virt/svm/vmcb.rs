@@ -158,7 +158,10 @@ pub struct SaveArea {
     pub g_pat: u64,
     /// DebugCtl.
     pub debug_control: u64,
-    reserved_278: [u8; 0x988],
+    reserved_278: [u8; 0x68],
+    /// IA32_SPEC_CTRL, where supported; it holds beside the hypervisor's own.
+    pub spec_ctrl: u64,
+    reserved_2e8: [u8; 0x918],
 }
 
 /// The whole block: one page.
@@ -364,4 +367,5 @@ const _: () = {
     assert!(offset_of!(SaveArea, rax) == 0x1f8);
     assert!(offset_of!(SaveArea, cr2) == 0x240);
     assert!(offset_of!(SaveArea, g_pat) == 0x268);
+    assert!(offset_of!(SaveArea, spec_ctrl) == 0x2e0);
 };

@@ -6,11 +6,16 @@
 
 use core::arch::global_asm;
 
+use crate::cpu::DATA_SELECTOR;
+
 /// The guest's general registers in the order of their numbers; the slot of rsp, which is in the control structure, is
 /// unused.
 #[derive(Clone, Copy, Debug, Default)]
 #[repr(C)]
 pub struct GuestRegisters(pub [u64; 16]);
+
+/// [`vmx_run`] or [`vmx_run_verw`].
+pub type Run = unsafe extern "C" fn(*mut GuestRegisters, u64) -> u64;
 
 unsafe extern "C" {
     /// Runs the guest until it exits. 0, or 1 when the entry was refused (VMfail).
@@ -19,6 +24,11 @@ unsafe extern "C" {
     /// The current control structure is complete, with [`vmx_exit`] as the host's RIP; `launched` says whether it has
     /// been launched since it was cleared; `registers` is valid; interrupts are off.
     pub fn vmx_run(registers: *mut GuestRegisters, launched: u64) -> u64;
+    /// [`vmx_run`] with VERW as the last instruction before the entry: it overwrites the processor's buffers.
+    ///
+    /// # Safety
+    /// As for [`vmx_run`].
+    pub fn vmx_run_verw(registers: *mut GuestRegisters, launched: u64) -> u64;
     /// Where the processor goes at an exit. Not to be called.
     pub fn vmx_exit();
     /// Returns from an interrupt that there was not: ends the blocking of NMIs that an NMI's exit leaves behind.
@@ -30,10 +40,10 @@ unsafe extern "C" {
 
 global_asm!(
     r#"
-.global vmx_run
-.global vmx_exit
-.type vmx_run, @function
-vmx_run:
+.macro vmx_entry name, last:vararg
+.global \name
+.type \name, @function
+\name:
     push rbp
     push rbx
     push r12
@@ -60,10 +70,22 @@ vmx_run:
     mov r15, [rdi + 120]
     mov rdi, [rdi + 56]
     jnz 1f
+    \last
     vmlaunch
-    jmp 2f
-1:  vmresume
-2:  add rsp, 8
+    jmp vmx_refused
+1:  \last
+    vmresume
+    jmp vmx_refused
+.size \name, . - \name
+.endm
+
+vmx_entry vmx_run
+vmx_entry vmx_run_verw, verw word ptr [rip + vmx_data_selector]
+
+.global vmx_exit
+.type vmx_exit, @function
+vmx_refused:
+    add rsp, 8
     mov eax, 1
     jmp 3f
 vmx_exit:
@@ -92,7 +114,7 @@ vmx_exit:
     pop rbx
     pop rbp
     ret
-.size vmx_run, . - vmx_run
+.size vmx_exit, . - vmx_exit
 
 .global vmx_unblock_nmis
 .type vmx_unblock_nmis, @function
@@ -109,5 +131,12 @@ vmx_unblock_nmis:
     push rcx
     iretq
 .size vmx_unblock_nmis, . - vmx_unblock_nmis
-"#
+
+.pushsection .rodata.vmx_data_selector, "a"
+// VERW overwrites buffers only with the selector of a segment that may be written.
+vmx_data_selector:
+    .word {data}
+.popsection
+"#,
+    data = const DATA_SELECTOR,
 );

@@ -9,6 +9,7 @@ use core::fmt;
 use core::sync::atomic::Ordering;
 
 use ebb_core::hypercall::{GuestPaging, Width};
+use ebb_core::speculation::msr::SPEC_CTRL;
 use ebb_core::vcpu::{EntryPlan, Injection, Interruptibility, StartState};
 use shared_abi::xen::Mfn;
 use x86::vmx::vmcs::control::{EntryControls, PrimaryControls};
@@ -21,6 +22,7 @@ use crate::cpu::this_cpu;
 use crate::virt::asid::{self, Asid};
 use crate::virt::fpu::Fpu;
 use crate::virt::page::Page;
+use crate::virt::speculation::EntryGuard;
 use crate::virt::{InstructionBytes, SegmentName, VirtualCpu, VmExit, register};
 use crate::{instr, memory};
 
@@ -54,6 +56,7 @@ pub struct VmxVcpu {
     apic: Box<Page>,
     registers: run::GuestRegisters,
     fpu: Fpu,
+    guard: EntryGuard,
     switched: [u64; SWITCHED.len()],
     /// CR2 and DR6 while the vCPU is not loaded.
     page_fault_address: u64,
@@ -83,6 +86,7 @@ impl VmxVcpu {
             apic: Page::zeroed(),
             registers: run::GuestRegisters::default(),
             fpu: Fpu::default(),
+            guard: EntryGuard::after_reset(),
             switched: [0; SWITCHED.len()],
             page_fault_address: 0,
             debug_status: RESET_DR6,
@@ -197,6 +201,22 @@ impl VmxVcpu {
         unsafe { (&raw mut self.apic.0[APIC_TPR]).write_volatile(tpr) };
     }
 
+    /// Whether the entry was not refused.
+    #[inline(always)]
+    fn enter(&mut self, run: run::Run) -> bool {
+        // SAFETY: the structure is current and complete (`load`, `start`, `place`), `launched` is kept with it, and the
+        // hypervisor runs with interrupts off.
+        unsafe { run(&raw mut self.registers, u64::from(self.launched)) == 0 }
+    }
+
+    #[cold]
+    fn enter_guarded(&mut self) -> bool {
+        let verw = self.guard.before();
+        let entered = self.enter(if verw { run::vmx_run_verw } else { run::vmx_run });
+        self.guard.after();
+        entered
+    }
+
     fn is_64_bit(&self) -> bool {
         vmcs::read32(guest::CS_ACCESS_RIGHTS) & AR_LONG != 0 && vmcs::read(guest::IA32_EFER_FULL) & EFER_LMA != 0
     }
@@ -213,6 +233,7 @@ impl VirtualCpu for VmxVcpu {
         self.write_apic_tpr(0);
         self.asid = Asid::NONE;
         self.tpr = 0;
+        self.guard.set_spec_ctrl(0);
     }
 
     fn load(&mut self) {
@@ -281,10 +302,8 @@ impl VirtualCpu for VmxVcpu {
             if polled {
                 vmcs::write(guest::VMX_PREEMPTION_TIMER_VALUE, POLL_TICKS);
             }
-            // SAFETY: the structure is current and complete (`load`, `start`, `place`), `launched` is kept with it, and
-            // the hypervisor runs with interrupts off.
-            let refused = unsafe { run::vmx_run(&raw mut self.registers, u64::from(self.launched)) } != 0;
-            if refused {
+            let entered = if self.guard.is_needed() { self.enter_guarded() } else { self.enter(run::vmx_run) };
+            if !entered {
                 self.refused = vmcs::read32(ro::VM_INSTRUCTION_ERROR);
                 return VmExit::InvalidState;
             }
@@ -423,6 +442,7 @@ impl VirtualCpu for VmxVcpu {
             MSR_EFER => vmcs::read(guest::IA32_EFER_FULL),
             MSR_PAT => vmcs::read(guest::IA32_PAT_FULL),
             MSR_DEBUGCTL => vmcs::read(guest::IA32_DEBUGCTL_FULL),
+            SPEC_CTRL => self.guard.spec_ctrl(),
             _ => return None,
         })
     }
@@ -431,6 +451,7 @@ impl VirtualCpu for VmxVcpu {
         match msr {
             MSR_EFER => vmcs::write(guest::IA32_EFER_FULL, value),
             MSR_PAT => vmcs::write(guest::IA32_PAT_FULL, value),
+            SPEC_CTRL => self.guard.set_spec_ctrl(value),
             _ => return false,
         }
         true
