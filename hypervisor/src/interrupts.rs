@@ -10,7 +10,7 @@
 //! stack is the problem.
 #![allow(unsafe_code, reason = "interrupt descriptor table and assembly entries")]
 
-use crate::{apic, console, cpu, instr, panic, warn};
+use crate::{apic, console, cpu, instr, machine_check, nmi, panic, warn};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicU32, Ordering};
 use x86::dtables::{DescriptorTablePointer, lidt};
@@ -147,7 +147,8 @@ static UNEXPECTED: AtomicU32 = AtomicU32::new(0);
 #[unsafe(no_mangle)]
 extern "C" fn ebb_interrupt(frame: &mut Frame) {
     match frame.vector {
-        NMI => nmi(Some(frame)),
+        NMI => nmi::taken(Some(frame)),
+        MACHINE_CHECK => machine_check::exception(Some(frame)),
         0..32 => exception(frame),
         vector if vector == u64::from(TIMER_VECTOR) => {
             cpu::this_cpu().note_timer();
@@ -182,7 +183,6 @@ fn unexpected(vector: u8) {
 
 fn exception(frame: &mut Frame) {
     if frame.vector != DOUBLE_FAULT
-        && frame.vector != MACHINE_CHECK
         && let Some(resume) = find_fixup(frame.rip)
     {
         frame.rip = resume;
@@ -197,17 +197,6 @@ fn find_fixup(rip: u64) -> Option<u64> {
     // SAFETY: the linker script puts the table's entries, 16 bytes each, between the two symbols, in read-only data.
     let table = unsafe { core::slice::from_raw_parts(start, count) };
     table.iter().find(|fixup| fixup.at == rip).map(|fixup| fixup.resume)
-}
-
-/// A non-maskable interrupt, taken by the hypervisor (`frame`) or found as a VM exit (`None`).
-///
-/// It is either the order to stop, from a processor that panics, or a request from outside (an NMI button, a
-/// watchdog, failing hardware): that is a panic with a report.
-pub fn nmi(frame: Option<&Frame>) {
-    if panic::stop_requested() {
-        instr::halt_forever();
-    }
-    panic::unexpected_nmi(frame);
 }
 
 /// The name of exception `vector`.

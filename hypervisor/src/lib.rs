@@ -20,6 +20,7 @@ pub mod options;
 pub mod acpi;
 pub mod console;
 pub mod instruction_form;
+pub mod machine_check;
 pub mod memory;
 pub mod time;
 pub mod xsave_area;
@@ -40,6 +41,8 @@ pub mod interrupts;
 pub mod io_apic;
 #[cfg(target_os = "none")]
 pub mod machine;
+#[cfg(target_os = "none")]
+pub mod nmi;
 #[cfg(target_os = "none")]
 pub mod panic;
 #[cfg(target_os = "none")]

@@ -30,6 +30,17 @@ pub enum OnEnd {
     Reboot,
 }
 
+/// What an NMI means that is not Ebb's own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnNmi {
+    /// It is counted.
+    Ignore,
+    /// It is reported, and the machine goes on.
+    Report,
+    /// The machine ends with a report.
+    Panic,
+}
+
 /// A fault made on purpose, to test the panic report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PanicTest {
@@ -84,6 +95,8 @@ pub struct Options {
     pub panic_test: Option<PanicTest>,
     /// `on-end=`.
     pub on_end: OnEnd,
+    /// `nmi=`.
+    pub on_nmi: OnNmi,
     /// What is done against leaks by speculation, where the processor needs it (`spec-ctrl=`).
     pub speculation: Wanted,
 }
@@ -109,6 +122,7 @@ impl Options {
         deterministic: false,
         panic_test: None,
         on_end: OnEnd::PowerOff,
+        on_nmi: OnNmi::Report,
         speculation: Wanted::ALL,
     };
 
@@ -152,6 +166,7 @@ fn apply(options: &mut Options, key: &str, value: Option<&str>) -> Option<()> {
         ("debug-exit", Some(value)) => options.debug_exit = Some(u16::try_from(parse_number(value)?).ok()?),
         ("memory-limit", Some(value)) => options.memory_limit = Some(parse_size(value)?),
         ("panic-test", Some(value)) => options.panic_test = Some(parse_panic_test(value)?),
+        ("nmi", Some(value)) => options.on_nmi = parse_on_nmi(value)?,
         ("spec-ctrl", Some(value)) => options.speculation = Wanted::parse(value)?,
         ("on-end", Some(value)) => options.on_end = parse_on_end(value)?,
         _ => return None,
@@ -196,6 +211,15 @@ fn parse_panic_test(value: &str) -> Option<PanicTest> {
         "pagefault" => PanicTest::PageFault,
         "stack" => PanicTest::StackOverflow,
         "nmi" => PanicTest::Nmi,
+        _ => return None,
+    })
+}
+
+fn parse_on_nmi(value: &str) -> Option<OnNmi> {
+    Some(match value {
+        "ignore" => OnNmi::Ignore,
+        "report" => OnNmi::Report,
+        "panic" => OnNmi::Panic,
         _ => return None,
     })
 }
@@ -288,7 +312,7 @@ mod tests {
     fn every_option_is_understood() {
         let line = "console=com1,vga com1=0x2f8,9600 trace=com2 trace-mask=3f sample=100 maxcpus=2 timeslice=1000 \
                     sched=rr loglevel=debug debug-exit=0xf4 poll-interrupts no-x2apic memory-limit=512M deterministic \
-                    panic-test=stack on-end=halt spec-ctrl=no-l1d,no-verw";
+                    panic-test=stack on-end=halt spec-ctrl=no-l1d,no-verw nmi=panic";
         let (options, complaints) = parsed(line);
         assert_eq!(complaints, Vec::<String>::new());
         let expected = Options {
@@ -310,6 +334,7 @@ mod tests {
             deterministic: true,
             panic_test: Some(PanicTest::StackOverflow),
             on_end: OnEnd::Halt,
+            on_nmi: OnNmi::Panic,
             speculation: Wanted { l1d: false, verw: false, ..Wanted::ALL },
         };
         assert_eq!(options, expected);
@@ -318,7 +343,7 @@ mod tests {
     #[test]
     fn nonsense_is_reported_and_changes_nothing() {
         let line = "frobnicate maxcpus=0 maxcpus=-1 maxcpus com1=0 com1=0x3f8,0 debug-exit=0x10000 memory-limit=G \
-                    memory-limit=99999999999999G timeslice=+500 loglevel=loud sched=fifo console=com7 spec-ctrl=on =";
+                    memory-limit=99999999999999G timeslice=+500 loglevel=loud sched=fifo console=com7 spec-ctrl=on nmi=dom0 =";
         let (options, complaints) = parsed(line);
         assert_eq!(options, Options::DEFAULT);
         assert_eq!(complaints.len(), line.split_ascii_whitespace().count());

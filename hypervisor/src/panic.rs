@@ -61,7 +61,22 @@ pub(crate) fn exception(frame: &Frame) -> ! {
     }
 }
 
-/// An NMI that is not the order to stop: the report shows what the machine was doing.
+/// A machine check that cannot be survived.
+pub(crate) fn machine_check(cause: fmt::Arguments<'_>, frame: Option<&Frame>) -> ! {
+    die(cause, frame, frame.map_or(0, |frame| frame.rsp))
+}
+
+/// What each processor, domain and vCPU does, in lines: for a machine that goes on.
+pub(crate) fn describe_machine() {
+    for cpu in cpu::all() {
+        report!("{}", Activity(cpu));
+    }
+    if let Some(describe) = DESCRIBE.get() {
+        describe(&mut |line| report!("{line}"));
+    }
+}
+
+/// An NMI that ends the machine (`nmi=panic`): the report shows what the machine was doing.
 pub(crate) fn unexpected_nmi(frame: Option<&Frame>) -> ! {
     match frame {
         Some(frame) => die(format_args!("non-maskable interrupt"), Some(frame), frame.rsp),

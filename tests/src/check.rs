@@ -113,7 +113,7 @@ fn check_console(test: &Test, session: &Session, problems: &mut Vec<String>) {
         typist.after(line);
     }
     if let Some(pattern) = typist.waits_for() {
-        problems.push(format!("not everything was typed: no line matched /{pattern}/ in its turn"));
+        problems.push(format!("not everything was done: no line matched /{pattern}/ in its turn"));
     }
     let domains = ids_by_name(test, session);
     for (patterns, wanted) in [(&test.lines, true), (&test.never, false)] {

@@ -20,7 +20,7 @@ use shared_abi::trace_stream::Kind;
 
 use crate::check::{Outcome, judge};
 use crate::images;
-use crate::suite::{Boot, Case, Test, Typist};
+use crate::suite::{Action, Boot, Case, Test, Typist};
 
 /// What all cases share.
 #[derive(Debug)]
@@ -125,7 +125,7 @@ impl Environment {
             deterministic,
             boot: self.boot(test, case, directory, &options)?,
             console: directory.join(format!("{prefix}console.log")),
-            keyboard: !test.input.is_empty(),
+            keyboard: test.types(),
             trace: directory.join(format!("{prefix}trace.bin")),
             messages: directory
                 .join(format!("{prefix}{}", if case.bochs.is_some() { "bochs.txt" } else { "qemu.log" })),
@@ -177,31 +177,44 @@ impl Environment {
     }
 }
 
-/// Shows nothing, types what the test wants typed, and stops the machine when the test has seen enough.
+/// Shows nothing, types and tells QEMU's monitor what the test wants, and stops the machine when the test has seen enough.
 struct Observer<'t> {
     stop: Option<&'t (regex::Regex, usize)>,
     seen: usize,
     typist: Typist<'t>,
     typed: Vec<u8>,
+    commands: Vec<String>,
 }
 
 impl<'t> Observer<'t> {
     fn new(test: &'t Test) -> Self {
-        Self { stop: test.stop.as_ref(), seen: 0, typist: Typist::new(&test.input), typed: Vec::new() }
+        Self {
+            stop: test.stop.as_ref(),
+            seen: 0,
+            typist: Typist::new(&test.input),
+            typed: Vec::new(),
+            commands: Vec::new(),
+        }
     }
 }
 
 impl View for Observer<'_> {
     fn console(&mut self, line: &str) -> std::io::Result<()> {
         self.seen += usize::from(self.stop.is_some_and(|(pattern, _)| pattern.is_match(line)));
-        if let Some(text) = self.typist.after(line) {
-            self.typed.extend_from_slice(text.as_bytes());
+        match self.typist.after(line) {
+            Some(Action::Type(text)) => self.typed.extend_from_slice(text.as_bytes()),
+            Some(Action::Monitor(command)) => self.commands.push(command.clone()),
+            None => {}
         }
         Ok(())
     }
 
     fn take_typed(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.typed)
+    }
+
+    fn take_commands(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.commands)
     }
 
     fn tick(&mut self, _model: &Model) -> std::io::Result<bool> {

@@ -24,32 +24,41 @@ pub struct Test {
     pub never: Vec<Pattern>,
     /// The line that, seen so many times, ends the run.
     pub stop: Option<(Regex, usize)>,
-    /// What is typed on the console, in this order, each after a line that matches.
-    pub input: Vec<(Regex, String)>,
+    /// What is done to the machine, in this order, each after a line that matches.
+    pub input: Vec<(Regex, Action)>,
 }
 
-/// Follows the console's lines and says what is to be typed.
+/// Something done to the machine from outside.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Typed on the console.
+    Type(String),
+    /// Said to QEMU's monitor.
+    Monitor(String),
+}
+
+/// Follows the console's lines and says what is to be done.
 #[derive(Debug)]
 pub struct Typist<'t> {
-    left: &'t [(Regex, String)],
+    left: &'t [(Regex, Action)],
 }
 
 impl<'t> Typist<'t> {
-    /// One who has typed nothing of `input` yet.
-    pub fn new(input: &'t [(Regex, String)]) -> Self {
+    /// One who has done nothing of `input` yet.
+    pub fn new(input: &'t [(Regex, Action)]) -> Self {
         Self { left: input }
     }
 
-    /// What is typed after `line`. A line lets one text through at most, so that the next waits for its own line.
-    pub fn after(&mut self, line: &str) -> Option<&'t str> {
-        let ((pattern, text), rest) = self.left.split_first()?;
+    /// What is done after `line`. A line lets one thing through at most, so that the next waits for its own line.
+    pub fn after(&mut self, line: &str) -> Option<&'t Action> {
+        let ((pattern, action), rest) = self.left.split_first()?;
         pattern.is_match(line).then(|| {
             self.left = rest;
-            text.as_str()
+            action
         })
     }
 
-    /// The line that is waited for, if there is something left to type.
+    /// The line that is waited for, if there is something left to do.
     pub fn waits_for(&self) -> Option<&'t str> {
         self.left.first().map(|(pattern, _)| pattern.as_str())
     }
@@ -143,7 +152,7 @@ pub struct Spec {
     pub config: Option<String>,
     /// Keep so many bytes of the boot archive.
     pub truncate_archive: Option<usize>,
-    /// What is typed on the console.
+    /// What is typed on the console, or said to QEMU's monitor.
     #[serde(default)]
     pub input: Vec<Input>,
     /// What must come of it.
@@ -186,14 +195,26 @@ pub struct Expect {
     pub stop: Option<Stop>,
 }
 
-/// Something typed on the console.
+/// Something typed on the console, or said to QEMU's monitor.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
-    /// A regular expression that a line matches which comes after the one before this was typed.
+    /// A regular expression that a line matches which comes after the one before this was done.
     pub after: String,
     /// What is typed then; a line's end is `\r`, as from a terminal.
-    pub text: String,
+    pub text: Option<String>,
+    /// Or the command that QEMU's monitor gets then.
+    pub monitor: Option<String>,
+}
+
+impl Input {
+    fn action(&self) -> Result<Action> {
+        match (&self.text, &self.monitor) {
+            (Some(text), None) => Ok(Action::Type(text.clone())),
+            (None, Some(command)) => Ok(Action::Monitor(command.clone())),
+            _ => bail!("an input has a text or a command for the monitor"),
+        }
+    }
 }
 
 /// What ends a run from outside.
@@ -352,9 +373,14 @@ impl Test {
                 bail!("expects something of `{domain}`, which is no domain of it");
             }
         }
-        let input = spec.input.iter().map(|input| Ok((Regex::new(&input.after)?, input.text.clone())));
+        let input = spec.input.iter().map(|input| Ok((Regex::new(&input.after)?, input.action()?)));
         let input = input.collect::<Result<Vec<_>>>()?;
         Ok(Self { name: name.to_owned(), spec, lines, never, stop, input })
+    }
+
+    /// Whether something is typed in it.
+    pub fn types(&self) -> bool {
+        self.input.iter().any(|(_, action)| matches!(action, Action::Type(_)))
     }
 
     /// Whether a domain of it runs Linux from a package.

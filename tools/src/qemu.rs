@@ -232,6 +232,16 @@ impl Running {
         self.keyboard.as_mut().map_or(Ok(()), |keyboard| keyboard.type_bytes(bytes))
     }
 
+    /// Gives QEMU's monitor a command; another machine has none, and nothing happens.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn tell_monitor(&mut self, command: &str) -> io::Result<()> {
+        let Some(control) = &mut self.control else { return Ok(()) };
+        let arguments = serde_json::json!({ "command-line": command });
+        writeln!(control, "{}", serde_json::json!({ "execute": "human-monitor-command", "arguments": arguments }))
+    }
+
     /// The machine's end, if it has come.
     ///
     /// # Errors

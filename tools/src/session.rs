@@ -64,6 +64,9 @@ pub fn run(
         while watch.take(view)? && ended.is_some() {}
         let stop = view.tick(&watch.model)? || interrupted();
         running.type_bytes(&view.take_typed()).context("cannot type on the console")?;
+        for command in view.take_commands() {
+            running.tell_monitor(&command).context("cannot talk to QEMU's monitor")?;
+        }
         match ended {
             _ if stop => break SessionEnd::Interrupted,
             Some(end) => break SessionEnd::Machine(end),

@@ -123,6 +123,18 @@ pub fn report(text: fmt::Arguments<'_>) {
     let _ = writeln!(console, "(ebb) {text}");
 }
 
+/// [`report`] from where the lock may be held by what was interrupted: false when it is not free within a moment.
+pub(crate) fn try_report(text: fmt::Arguments<'_>) -> bool {
+    let console = (0..10_000).find_map(|_| {
+        core::hint::spin_loop();
+        CONSOLE.try_lock()
+    });
+    let Some(mut console) = console else { return false };
+    console.end_line();
+    let _ = writeln!(console, "(ebb) {text}");
+    true
+}
+
 /// True when there is a serial port for text.
 pub(super) fn serial_is_open() -> bool {
     CONSOLE.lock().serial.is_open()

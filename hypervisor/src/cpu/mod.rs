@@ -12,6 +12,7 @@ use crate::memory::paging::MapError;
 use crate::{instr, memory};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use raw_cpuid::FeatureInfo;
 use x86::bits64::task::TaskStateSegment;
 use x86::dtables::DescriptorTablePointer;
 use x86::msr::{IA32_EFER, IA32_GS_BASE, IA32_PAT};
@@ -331,8 +332,13 @@ fn init_registers() {
     const EFER_NXE: u64 = 1 << 11;
     /// Entries 0 to 3 as after reset, 4 to 7 the same but 5: write-combining.
     const PAT: u64 = 0x0007_0106_0007_0406;
-    let xsave = raw_cpuid::CpuId::new().get_feature_info().is_some_and(|features| features.has_xsave());
-    let cr4 = CR4_PAE | CR4_MCE | CR4_OSFXSR | CR4_OSXMMEXCPT | if xsave { CR4_OSXSAVE } else { 0 };
+    let features = raw_cpuid::CpuId::new().get_feature_info();
+    let offered = |has: fn(&FeatureInfo) -> bool, bit| if features.as_ref().is_some_and(has) { bit } else { 0 };
+    let cr4 = CR4_PAE
+        | CR4_OSFXSR
+        | CR4_OSXMMEXCPT
+        | offered(FeatureInfo::has_mce, CR4_MCE)
+        | offered(FeatureInfo::has_xsave, CR4_OSXSAVE);
     // SAFETY: paging stays on with the same tables; write protection is what the mappings expect; the FPU bits only
     // allow instructions that the hypervisor uses to switch guests; PAT entry 5 is used by no mapping that exists yet.
     unsafe {

@@ -99,7 +99,8 @@ impl Context<'_> {
         match exit {
             // `handle` has served the first two.
             VmExit::Hypercall | VmExit::Cpuid | VmExit::ExternalInterrupt | VmExit::Window => {}
-            VmExit::Nmi => crate::interrupts::nmi(None),
+            VmExit::Nmi if crate::virt::any::nmi_is_pending() => {}
+            VmExit::Nmi => crate::nmi::taken(None),
             VmExit::Halt => {
                 let enabled = self.guest.hw.rflags() & RFLAGS_IF != 0;
                 self.guest.hw.advance(1);
@@ -118,7 +119,7 @@ impl Context<'_> {
             VmExit::Forbidden => self.fault(Fault::GeneralProtection(0)),
             VmExit::Io(access) => self.io(access),
             VmExit::NestedFault(fault) => self.nested_fault(fault),
-            VmExit::Exception { vector: vector::MACHINE_CHECK, .. } => panic!("machine check while a guest ran"),
+            VmExit::Exception { vector: vector::MACHINE_CHECK, .. } => crate::machine_check::exception(None),
             VmExit::Exception { vector, error } => self.guest.hw.inject_exception(vector, error),
             VmExit::TripleFault => self.triple_fault(),
             VmExit::InvalidState | VmExit::Unknown(_) => self.unexpected(exit),

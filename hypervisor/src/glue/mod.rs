@@ -112,6 +112,7 @@ pub fn start(boot: &Boot) -> ! {
 fn enable_this_cpu() {
     fpu::enable_this_cpu();
     speculation::enable_this_cpu();
+    crate::machine_check::enable_this_cpu();
     if let Err(why) = any::enable_this_cpu() {
         refuse(format_args!("processor {}: {why}", cpu::this_cpu().id().0));
     }

@@ -16,7 +16,7 @@ use crate::cpu::{self, CpuId, Doing};
 use crate::exit::{self, msr::StoredMsrs};
 use crate::virt::any::AnyVcpu;
 use crate::virt::{VirtualCpu, VmExit, speculation};
-use crate::{instr, power};
+use crate::{instr, nmi, power};
 
 /// What the other processors run once there is a hypervisor: a function of no arguments, by its address.
 static OTHERS: AtomicPtr<()> = AtomicPtr::new(core::ptr::null_mut());
@@ -87,7 +87,10 @@ fn collect(hv: &Hypervisor<Glue>, per_cpu: &PerCpu<Glue>, this: &cpu::PerCpu) ->
     if this.take_timer() {
         per_cpu.raise(CpuAttention::TIMER);
     }
-    this.take_kick();
+    // An NMI leaves a kick.
+    if this.take_kick() && nmi::any() {
+        nmi::report();
+    }
     let any = !per_cpu.attention().is_empty();
     if any {
         serve_attention(hv, per_cpu);

@@ -100,6 +100,16 @@ pub fn misc_enable() -> Option<u64> {
     if is_vmx() { Vmx::MISC_ENABLE } else { Svm::MISC_ENABLE }
 }
 
+/// Whether the hypervisor's handler has been given, right after the exit, the NMI that ended a guest.
+pub fn nmi_is_pending() -> bool {
+    if is_vmx() { Vmx::NMI_STAYS_PENDING } else { Svm::NMI_STAYS_PENDING }
+}
+
+/// Whether `rip` is where such an NMI is taken.
+pub fn is_world_switch(rip: u64) -> bool {
+    !is_vmx() && Svm::is_world_switch(rip)
+}
+
 /// Turns the extension on, on this CPU.
 ///
 /// # Errors

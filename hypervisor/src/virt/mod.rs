@@ -78,6 +78,8 @@ pub trait Backend: Sized + Send + Sync + 'static {
     const NAME: &'static str;
     /// The instruction by which its guests call the hypervisor.
     const HYPERCALL_INSTRUCTION: [u8; 3];
+    /// Whether an NMI that ended a guest is still to be taken by the hypervisor's handler right after the exit.
+    const NMI_STAYS_PENDING: bool;
     /// What guests read from IA32_MISC_ENABLE, where the vendor has it: kernels do before they can take a fault.
     const MISC_ENABLE: Option<u64>;
     /// Its nested page-table format.

@@ -30,6 +30,11 @@ pub trait View {
         Vec::new()
     }
 
+    /// What is to be said to the emulator's monitor now; asked for after each [`View::tick`].
+    fn take_commands(&mut self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// The run is over; the terminal must be as it was.
     ///
     /// # Errors

@@ -61,10 +61,18 @@ fn host_block() -> u64 {
 /// The backend.
 pub struct Svm;
 
+impl Svm {
+    /// Whether `rip` is in the world switch, where an NMI that ended a guest is taken.
+    pub fn is_world_switch(rip: u64) -> bool {
+        (run::svm_run as *const () as u64..run::svm_run_end as *const () as u64).contains(&rip)
+    }
+}
+
 impl Backend for Svm {
     const NAME: &'static str = "AMD SVM";
     /// VMMCALL.
     const HYPERCALL_INSTRUCTION: [u8; 3] = [0x0f, 0x01, 0xd9];
+    const NMI_STAYS_PENDING: bool = true;
     const MISC_ENABLE: Option<u64> = None;
     type Format = Npt;
     type Vcpu = vcpu::SvmVcpu;

@@ -28,6 +28,8 @@ unsafe extern "C" {
     /// SVM is enabled; `registers` is valid; interrupts are off. `shadow` is the control block's interrupt shadow.
     /// Registers outside the ABI's preserved set change.
     pub fn svm_run(guest: u64, registers: *mut GuestRegisters, host: u64, shadow: bool);
+    /// Where it ends. Not to be called.
+    pub fn svm_run_end();
 }
 
 global_asm!(
@@ -97,6 +99,8 @@ svm_run:
     pop rbx
     pop rbp
     ret
+.global svm_run_end
+svm_run_end:
 .size svm_run, . - svm_run
 "#
 );

@@ -3,7 +3,7 @@
 use x86::vmx::vmcs::ro;
 
 use super::vmcs;
-use crate::virt::{IoAccess, NestedFault, VmExit};
+use crate::virt::{IoAccess, NestedFault, VmExit, vector};
 
 /// Basic exit reasons (Intel SDM, volume 3, appendix C).
 pub mod reason {
@@ -34,6 +34,8 @@ pub mod reason {
     pub const INVVPID: u32 = 53;
     pub const WBINVD: u32 = 54;
     pub const XSETBV: u32 = 55;
+    /// The entry met a machine check.
+    pub const ENTRY_MACHINE_CHECK: u32 = ENTRY_FAILED | 41;
     /// Set when the entry itself failed.
     pub const ENTRY_FAILED: u32 = 1 << 31;
 }
@@ -69,6 +71,7 @@ pub fn translate(reason: u32) -> VmExit {
         | reason::MONITOR
         | reason::MWAIT => VmExit::Undefined,
         reason::TRIPLE_FAULT => VmExit::TripleFault,
+        reason::ENTRY_MACHINE_CHECK => VmExit::Exception { vector: vector::MACHINE_CHECK, error: None },
         reason if reason & reason::ENTRY_FAILED != 0 => VmExit::InvalidState,
         reason => VmExit::Unknown(u64::from(reason)),
     }

@@ -86,6 +86,8 @@ impl Backend for Vmx {
     const NAME: &'static str = "Intel VMX";
     /// VMCALL.
     const HYPERCALL_INSTRUCTION: [u8; 3] = [0x0f, 0x01, 0xc1];
+    /// The exit has taken it.
+    const NMI_STAYS_PENDING: bool = false;
     /// Fast string operations; neither branch trace nor precise sampling.
     const MISC_ENABLE: Option<u64> = Some(1 | 1 << 11 | 1 << 12);
     type Format = Ept;

@@ -309,7 +309,7 @@ impl VirtualCpu for VmxVcpu {
             }
             let code = vmcs::read32(ro::EXIT_REASON);
             if code & reason::ENTRY_FAILED != 0 {
-                return VmExit::InvalidState;
+                return exit::translate(code);
             }
             self.launched = true;
             Self::restore_nmi_blocking(code);
