@@ -50,6 +50,8 @@ impl Kind {
     pub const DOMAIN_EXITS: Kind = Kind(15);
     /// [`Poll`].
     pub const POLL: Kind = Kind(16);
+    /// [`DomainSpins`].
+    pub const DOMAIN_SPINS: Kind = Kind(17);
 
     /// The kind's bit in a trace mask, for kinds below 64.
     pub const fn mask(self) -> u64 {
@@ -350,6 +352,22 @@ pub struct DomainExits {
     pub counts: [u64; ExitReason::COUNT],
 }
 
+/// What a domain's pause exits led to, over all its vCPUs. Comes with its [`DomainExits`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, KnownLayout, Immutable)]
+pub struct DomainSpins {
+    /// Which domain.
+    pub domid: DomId,
+    /// Padding.
+    pub pad: [u8; 6],
+    /// The processor went to a vCPU of the domain that waited for one.
+    pub directed: u64,
+    /// None of the domain's waited for one.
+    pub undirected: u64,
+    /// The domain's locks sleep by themselves: it was left alone.
+    pub left_alone: u64,
+}
+
 /// [`Poll::what`]: the vCPU goes to sleep.
 pub const POLL_SLEEPS: u16 = 0;
 /// [`Poll::what`]: a port that it polls was sent to, which ended its sleep.
@@ -426,6 +444,7 @@ payloads! {
     VcpuStart = VCPU_START,
     DomainExits = DOMAIN_EXITS,
     Poll = POLL,
+    DomainSpins = DOMAIN_SPINS,
 }
 
 /// Bytes of the record that carries a `P`.
@@ -572,4 +591,5 @@ const _: () = {
     assert!(size_of::<VcpuStart>() == 8);
     assert!(size_of::<DomainExits>() == 168);
     assert!(size_of::<Poll>() == 16);
+    assert!(size_of::<DomainSpins>() == 32);
 };

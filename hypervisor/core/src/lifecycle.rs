@@ -19,7 +19,9 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use shared_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT};
-use shared_abi::trace_stream::{DomainEnd, DomainExits, ExitReason, Kind, REASON_DESTROYED, REASON_TRIPLE_FAULT};
+use shared_abi::trace_stream::{
+    DomainEnd, DomainExits, DomainSpins, ExitReason, Kind, REASON_DESTROYED, REASON_TRIPLE_FAULT,
+};
 use shared_abi::xen::Virq;
 use zerocopy::IntoBytes;
 
@@ -29,6 +31,7 @@ use crate::heap::{Extent, FrameHeap};
 use crate::hypervisor::{CpuAttention, Hypervisor};
 use crate::locks::{Mutex, rank};
 use crate::machine::{Level, Machine};
+use crate::sched::pause::Outcome;
 use crate::vcpu::VcpuRef;
 use crate::{evtchn, grant, sched, tmem};
 
@@ -306,6 +309,15 @@ impl<M: Machine> Hypervisor<M> {
             *count = domain.vcpus.iter().map(|vcpu| vcpu.counters.exits_for(reason)).sum();
         }
         self.machine.trace(Kind::DOMAIN_EXITS.0, exits.as_bytes());
+        let pauses = &domain.sched.pauses;
+        let spins = DomainSpins {
+            domid: domain.id,
+            directed: pauses.count(Outcome::Directed),
+            undirected: pauses.count(Outcome::Undirected),
+            left_alone: pauses.count(Outcome::LeftAlone),
+            ..DomainSpins::default()
+        };
+        self.machine.trace(Kind::DOMAIN_SPINS.0, spins.as_bytes());
         let record = DomainEnd { domid: domain.id, reason: reason as u16, ..DomainEnd::default() };
         self.machine.trace(Kind::DOMAIN_END.0, record.as_bytes());
         if is_crash(reason) {

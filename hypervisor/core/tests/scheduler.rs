@@ -7,6 +7,8 @@ mod testing;
 mod caps;
 #[path = "scheduler/cases.rs"]
 mod cases;
+#[path = "scheduler/pauses.rs"]
+mod pauses;
 #[path = "scheduler/random.rs"]
 mod random;
 #[path = "scheduler/sim.rs"]

@@ -108,7 +108,8 @@ impl Context<'_> {
             }
             VmExit::Pause => {
                 self.guest.hw.advance(2);
-                sched::yield_cpu(self.hv, self.vcpu);
+                let window = sched::pause::pause_exit(self.hv, self.vcpu);
+                self.guest.hw.set_pause_window(window);
             }
             VmExit::ReadMsr => self.read_msr(),
             VmExit::WriteMsr => self.write_msr(),

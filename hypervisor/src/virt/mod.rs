@@ -9,6 +9,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use ebb_core::hypercall::{GuestPaging, Width};
 use ebb_core::p2m::EntryFormat;
+use ebb_core::sched::pause::Window;
 use ebb_core::vcpu::{EntryPlan, ExitReason, Interruptibility, StartState};
 use shared_abi::xen::Mfn;
 
@@ -250,6 +251,8 @@ pub trait VirtualCpu: Send {
     fn start(&mut self, state: &StartState, nested_root: Mfn);
     /// Becomes the vCPU of this CPU: what is not switched at every entry is loaded.
     fn load(&mut self);
+    /// Says how long the guest may spin before it exits, where the hardware can tell.
+    fn set_pause_window(&mut self, window: Window);
     /// Stops being the vCPU of this CPU.
     fn unload(&mut self);
     /// Applies what must hold at the next entry, except `start`.

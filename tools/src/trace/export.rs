@@ -102,6 +102,13 @@ fn describe(header: &Header, record: &Record<'_>) -> (&'static str, String) {
         Record::DomainBuild(b) => ("build", format!("d{} {} pages, {} clean ones free", b.domid.0, b.pages, b.clean)),
         Record::VcpuStart(s) => ("vcpu-start", vcpu(s.domid, s.vcpu)),
         Record::DomainExits(e) => ("exits", format!("d{} {}", e.domid.0, exits_text(&e.counts))),
+        Record::DomainSpins(s) => (
+            "spins",
+            format!(
+                "d{} {} to a sibling, {} to nobody, {} left alone",
+                s.domid.0, s.directed, s.undirected, s.left_alone
+            ),
+        ),
         Record::DomainEnd(e) => ("domain-end", format!("d{} {}", e.domid.0, end_reason(e.reason))),
         Record::Lost(l) => ("lost", format!("{} records", l.count)),
         Record::End(e) => ("end", format!("status {:#x}", e.status)),

@@ -213,7 +213,7 @@ impl Model {
             }
             Record::Lost(lost) => self.lost = self.lost.saturating_add(lost.count),
             Record::End(end) => self.end = Some(end.status),
-            Record::VmExit(_) | Record::VcpuSwitch(_) | Record::EventSend(_) => {}
+            Record::VmExit(_) | Record::VcpuSwitch(_) | Record::EventSend(_) | Record::DomainSpins(_) => {}
             Record::Poll(poll) => {
                 let polls = &mut self.domains.entry(poll.domid.0).or_default().polls;
                 match poll.what {

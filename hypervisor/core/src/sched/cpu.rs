@@ -1,5 +1,5 @@
 //! One CPU's scheduling: its run queue, the choice of what runs next, and (`balance.rs`) where a vCPU that becomes
-//! runnable goes.
+//! runnable goes, and (`favour.rs`) who runs out of turn.
 //!
 //! A queue is ordered by virtual time (see `policy.rs`). A vCPU that becomes runnable goes to the CPU it ran on last
 //! if that is idle, else to an idle one it may use, else back to where it was; a CPU that runs out of work takes a
@@ -10,6 +10,7 @@
 //! changes without it; an entry whose vCPU may no longer run is dropped when it is met.
 
 mod balance;
+mod favour;
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
@@ -59,6 +60,8 @@ struct RunQueue<M: Machine> {
     charged_at: u64,
     /// When `current` was chosen over another.
     chosen_at: u64,
+    /// Who runs next, if `current` yields, and it is still here.
+    favoured: Option<VcpuRef<M>>,
     /// What `current` may run of its domain's cap, up to `charged_at`; none without a cap.
     grant: Option<Grant>,
 }
@@ -217,6 +220,7 @@ impl<M: Machine> CpuSched<M> {
                 vtime: VirtualTime(0),
                 charged_at: 0,
                 chosen_at: 0,
+                favoured: None,
                 grant: None,
             }),
             load: AtomicU32::new(0),
@@ -340,10 +344,11 @@ impl<M: Machine> Hypervisor<M> {
         let word = queue.current.as_ref().map(|current| current.sched.word.load());
         let at_home = queue.current.as_ref().is_some_and(|current| current.sched.may_run_on(cpu.id));
         let may_stay = at_home && word.is_some_and(Word::is_runnable);
-        let mut next = match word {
-            Some(word) if may_stay && !queue.gives_way(self, word, slice_end, now) => None,
-            _ => queue.take_first(cpu.id, now, touched),
-        };
+        let leaves = !may_stay || word.is_some_and(|word| queue.gives_way(self, word, slice_end, now));
+        let mut next = None;
+        if leaves {
+            next = queue.take_favoured(cpu.id, now, touched).or_else(|| queue.take_first(cpu.id, now, touched));
+        }
         if next.is_none() && may_stay {
             if queue.can_pay(now, touched) {
                 return self.stay(cpu, queue, now);
@@ -375,6 +380,7 @@ impl<M: Machine> Hypervisor<M> {
     fn stay(&self, cpu: &PerCpu<M>, queue: &mut RunQueue<M>, now: u64) -> Choice<M> {
         cpu.sched.set_slice(self, queue, now, false);
         queue.raise_floor();
+        queue.favoured = None;
         match &queue.current {
             Some(current) => Choice::Stay(current.clone()),
             None => Choice::Switch(None, None),

@@ -4,6 +4,7 @@
 //! - [`cpu`]: run queues and [`Hypervisor::schedule`].
 //! - [`policy`]: weights and virtual time.
 //! - [`cap`]: upper limits of what domains get.
+//! - [`pause`]: what a vCPU that spins leads to.
 //! - [`sleep`]: block, poll, halt, wake, notify.
 //! - [`op`]: the hypercall.
 //!
@@ -49,6 +50,7 @@ pub mod cap;
 pub mod cpu;
 pub mod heap;
 pub mod op;
+pub mod pause;
 pub mod policy;
 pub mod sleep;
 pub mod state;
@@ -75,6 +77,7 @@ use crate::locks::{Mutex, rank};
 use crate::machine::{CpuId, Machine};
 use crate::vcpu::{Attention, VcpuRef};
 use cap::Cap;
+use pause::{DomainPauses, VcpuPauses};
 use policy::VirtualTime;
 use state::{Placement, StateWord, Word};
 
@@ -110,6 +113,8 @@ pub struct VcpuSched {
     /// The port it polls; 0: any. Meaningful while the word says poller.
     poll_port: AtomicU32,
     affinity: [AtomicU64; AFFINITY_WORDS],
+    /// How long it may spin.
+    pauses: VcpuPauses,
 }
 
 impl VcpuSched {
@@ -124,6 +129,7 @@ impl VcpuSched {
             rotates: AtomicBool::new(false),
             poll_port: AtomicU32::new(0),
             affinity: [const { AtomicU64::new(u64::MAX) }; AFFINITY_WORDS],
+            pauses: VcpuPauses::new(),
         }
     }
 
@@ -182,6 +188,8 @@ pub struct DomainSched {
     weight: AtomicU16,
     /// What it gets at most.
     pub(crate) cap: Cap,
+    /// What its spinning led to.
+    pub pauses: DomainPauses,
     /// vCPUs that run or want to.
     wanting: AtomicU32,
     /// vCPUs that poll ports, a bit each. A bit may stay set a while after its vCPU was woken.
@@ -202,6 +210,7 @@ impl DomainSched {
         Self {
             weight: AtomicU16::new(if weight == 0 { 1 } else { weight }),
             cap: Cap::new(cap),
+            pauses: DomainPauses::new(),
             wanting: AtomicU32::new(0),
             pollers: AtomicU64::new(0),
             closed: AtomicBool::new(false),

@@ -39,6 +39,7 @@ fn behaviour() -> impl Strategy<Value = Behaviour> {
         Just(Behaviour::Hog),
         (50_000u64..20 * MS, 1u64..40 * MS).prop_map(|(run, sleep)| Behaviour::Sleeper(run, sleep)),
         (100_000u64..5 * MS).prop_map(Behaviour::Yielder),
+        (100_000u64..5 * MS).prop_map(Behaviour::Spinner),
     ]
 }
 

@@ -33,6 +33,8 @@ pub enum Behaviour {
     Sleeper(u64, u64),
     /// Computes for the time, then yields.
     Yielder(u64),
+    /// Computes for the time, then has a pause exit.
+    Spinner(u64),
 }
 
 /// A vCPU's part of the simulation.
@@ -230,6 +232,9 @@ impl Sim {
                 testing::poke(&self.hv, vcpu.domain(), ARGUMENTS, poll.as_bytes());
                 assert_eq!(sched_op(&self.hv, vcpu, abi::POLL), 0);
             }
+            Behaviour::Spinner(_) => {
+                sched::pause::pause_exit(&self.hv, vcpu);
+            }
             Behaviour::Yielder(_) => assert_eq!(sched_op(&self.hv, vcpu, abi::YIELD), 0),
         }
     }
@@ -243,7 +248,7 @@ impl Sim {
 pub fn first_run(behaviour: Behaviour) -> u64 {
     match behaviour {
         Behaviour::Hog => u64::MAX,
-        Behaviour::Sleeper(time, _) | Behaviour::Yielder(time) => time,
+        Behaviour::Sleeper(time, _) | Behaviour::Yielder(time) | Behaviour::Spinner(time) => time,
     }
 }
 

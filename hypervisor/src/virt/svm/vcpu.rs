@@ -5,6 +5,7 @@ use alloc::boxed::Box;
 use core::fmt;
 
 use ebb_core::hypercall::{GuestPaging, Width};
+use ebb_core::sched::pause::Window;
 use ebb_core::speculation::msr::SPEC_CTRL;
 use ebb_core::vcpu::{EntryPlan, Injection, Interruptibility, Segment, StartState};
 use shared_abi::xen::Mfn;
@@ -29,8 +30,8 @@ const RFLAGS_IF: u64 = 1 << 9;
 /// Vectors below are exceptions.
 const FIRST_INTERRUPT: u64 = 32;
 const RESET_PAT: u64 = 0x0007_0406_0007_0406;
-/// PAUSEs of a tight loop before an exit, and the gap in cycles that still counts as tight.
-const PAUSE_COUNT: u16 = 3000;
+/// PAUSEs of a tight loop before an exit, by the usual window, and the gap in cycles that still counts as tight.
+const PAUSE_COUNT: u32 = 3000;
 const PAUSE_THRESHOLD: u16 = 128;
 
 const MSR_EFER: u32 = 0xc000_0080;
@@ -65,6 +66,8 @@ pub struct SvmVcpu {
     tpr: u8,
     /// Translations are to go at the next entry.
     flush: bool,
+    /// How long the guest may spin.
+    pause_window: Window,
 }
 
 fn segment(from: &Segment) -> VmcbSegment {
@@ -105,6 +108,7 @@ impl SvmVcpu {
             as_software: 0,
             tpr: 0,
             flush: false,
+            pause_window: Window::USUAL,
         }
     }
 
@@ -129,7 +133,7 @@ impl SvmVcpu {
             intercept::SVM_INSTRUCTIONS | intercept::WBINVD | intercept::MONITOR | intercept::XSETBV | intercept::RDPRU;
         if has(feature::PAUSE_FILTER) {
             control.intercept_misc1 |= intercept::PAUSE;
-            control.pause_filter_count = PAUSE_COUNT;
+            control.pause_filter_count = PAUSE_COUNT as u16;
             control.pause_filter_threshold = if has(feature::PAUSE_THRESHOLD) { PAUSE_THRESHOLD } else { 0 };
         }
         control.iopm_base = io;
@@ -313,6 +317,7 @@ impl VirtualCpu for SvmVcpu {
         self.nmi_ending = false;
         self.tpr = 0;
         self.guard.set_spec_ctrl(0);
+        self.pause_window = Window::USUAL;
     }
 
     fn load(&mut self) {
@@ -326,6 +331,22 @@ impl VirtualCpu for SvmVcpu {
         self.all_clean = if has(feature::CLEAN_BITS) { clean::ALL } else { 0 };
         self.host_block = host_block();
         self.fpu.load();
+    }
+
+    fn set_pause_window(&mut self, window: Window) {
+        if window == self.pause_window || !has(feature::PAUSE_FILTER) {
+            return;
+        }
+        self.pause_window = window;
+        let control = &mut self.vmcb.control;
+        match window.scale(PAUSE_COUNT) {
+            Some(count) => {
+                control.intercept_misc1 |= intercept::PAUSE;
+                control.pause_filter_count = u16::try_from(count).unwrap_or(u16::MAX);
+            }
+            None => control.intercept_misc1 &= !intercept::PAUSE,
+        }
+        self.clean &= !clean::INTERCEPTS;
     }
 
     fn unload(&mut self) {

@@ -34,6 +34,11 @@ pub static EXIT: Field = Field::new();
 /// Entry controls.
 pub static ENTRY: Field = Field::new();
 
+/// Whether this machine's processors notice spin loops.
+pub fn has_pause_exits() -> bool {
+    SECONDARY.get() & SecondaryControls::PAUSE_LOOP_EXITING.bits() != 0
+}
+
 /// What every machine must allow, and what is used where it is allowed.
 struct Wish {
     name: &'static str,

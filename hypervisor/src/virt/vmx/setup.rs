@@ -2,6 +2,7 @@
 //! another CPU.
 #![allow(unsafe_code)] // Reads of MSRs.
 
+use ebb_core::sched::pause::Window;
 use ebb_core::vcpu::{Segment, StartState};
 use shared_abi::xen::Mfn;
 use x86::vmx::vmcs::{control, guest, host as host_field};
@@ -21,9 +22,9 @@ const RESET_PAT: u64 = 0x0007_0406_0007_0406;
 const MSR_EFER: u32 = 0xc000_0080;
 const MSR_PAT: u32 = 0x277;
 
-/// Cycles between two PAUSEs of one loop, and cycles of such a loop before an exit.
+/// Cycles between two PAUSEs of one loop, and cycles of such a loop before an exit, by the usual window.
 const PAUSE_GAP: u64 = 128;
-const PAUSE_WINDOW: u64 = 4096;
+const PAUSE_WINDOW: u32 = 4096;
 
 /// The four fields of a segment, by the encoding of its selector.
 struct SegmentFields {
@@ -74,7 +75,7 @@ pub fn controls(nested_root: Mfn, apic: u64) -> u64 {
     vmcs::write(control::MSR_BITMAPS_ADDR_FULL, permissions::address());
     vmcs::write(control::VIRT_APIC_ADDR_FULL, apic);
     vmcs::write(control::PLE_GAP, PAUSE_GAP);
-    vmcs::write(control::PLE_WINDOW, PAUSE_WINDOW);
+    pause_window(Window::USUAL);
     for field in [
         control::TPR_THRESHOLD,
         control::PAGE_FAULT_ERR_CODE_MASK,
@@ -88,6 +89,11 @@ pub fn controls(nested_root: Mfn, apic: u64) -> u64 {
         vmcs::write(field, 0);
     }
     ept_pointer
+}
+
+/// How long the guest may spin before it exits. For ever is the longest there is: seconds.
+pub fn pause_window(window: Window) {
+    vmcs::write32(control::PLE_WINDOW, window.scale(PAUSE_WINDOW).unwrap_or(u32::MAX));
 }
 
 /// CR0 and CR4 have bits that are not the guest's. Writing a forbidden bit of CR4 exits, and faults; a write of CR0

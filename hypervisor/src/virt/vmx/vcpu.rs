@@ -9,6 +9,7 @@ use core::fmt;
 use core::sync::atomic::Ordering;
 
 use ebb_core::hypercall::{GuestPaging, Width};
+use ebb_core::sched::pause::Window;
 use ebb_core::speculation::msr::SPEC_CTRL;
 use ebb_core::vcpu::{EntryPlan, Injection, Interruptibility, StartState};
 use shared_abi::xen::Mfn;
@@ -73,6 +74,8 @@ pub struct VmxVcpu {
     primary: u32,
     /// Task priority as last told to the hardware.
     tpr: u8,
+    /// How long the guest may spin.
+    pause_window: Window,
 }
 
 impl VmxVcpu {
@@ -97,6 +100,7 @@ impl VmxVcpu {
             refused: 0,
             primary: 0,
             tpr: 0,
+            pause_window: Window::USUAL,
         }
     }
 
@@ -234,6 +238,7 @@ impl VirtualCpu for VmxVcpu {
         self.asid = Asid::NONE;
         self.tpr = 0;
         self.guard.set_spec_ctrl(0);
+        self.pause_window = Window::USUAL;
     }
 
     fn load(&mut self) {
@@ -254,6 +259,14 @@ impl VirtualCpu for VmxVcpu {
             instr::set_dr6(self.debug_status);
         }
         self.fpu.load();
+    }
+
+    fn set_pause_window(&mut self, window: Window) {
+        if window == self.pause_window || !controls::has_pause_exits() {
+            return;
+        }
+        self.pause_window = window;
+        setup::pause_window(window);
     }
 
     fn unload(&mut self) {
