@@ -15,6 +15,8 @@ use crate::trace::model::{Creation, Model};
 const EXTENT: u64 = 2 << 20;
 /// What init writes first, before the number.
 const BEGAN: &str = "init: began at tick ";
+/// What init writes after events went round, before the ticks of the median.
+const WENT_ROUND: (&str, &str) = ("init: events went round ", ", median ");
 
 /// One figure, in instructions.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -144,6 +146,15 @@ fn init_began(model: &Model, console: &[String]) -> Option<u64> {
     Some(time_ns + u64::try_from(ns).ok()?)
 }
 
+/// The median of the times in which an event went from one Linux domain to another and back, as init says.
+#[must_use]
+pub fn event_round_trip(model: &Model, console: &[String]) -> Figure {
+    let line = console.iter().find_map(|line| line.split_once(WENT_ROUND.0)?.1.split_once(WENT_ROUND.1));
+    let ticks = line.and_then(|(_, median)| median.trim().parse::<u64>().ok());
+    let ns = ticks.zip(model.start).and_then(|(ticks, start)| ticks.checked_mul(1_000_000)?.checked_div(start.tsc_khz));
+    Figure { name: "event round trip between two Linux domains, one CPU".into(), xen: None, ebb: ns, aim: None }
+}
+
 /// The figures for people. Empty when there are none.
 #[must_use]
 pub fn text(figures: &[Figure], rates: &[Rate], boots: &[LinuxBoot]) -> String {
@@ -268,5 +279,14 @@ mod tests {
         assert_eq!(LinuxBoot::read(&model, &console, "other", 1, "").exits, []);
         let value = json(&[boot.figure()], &[], &[boot]);
         assert_eq!((&value["linux"][0]["exits"]["Cpuid"], &value["figures"][0]["ebb"]), (&json!(9), &json!(1_500_000)));
+    }
+
+    #[test]
+    fn an_event_takes_what_init_says() {
+        let console = vec!["(d2) [ 1.0] init: events went round 9 times in 900 ticks, median 80".to_owned()];
+        let figure = event_round_trip(&model(Vec::new()), &console);
+        assert_eq!(figure.ebb, Some(40));
+        assert_eq!(event_round_trip(&model(Vec::new()), &[]).ebb, None);
+        assert!(text(&[figure], &[], &[]).contains("event round trip between two Linux domains"));
     }
 }

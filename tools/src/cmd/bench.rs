@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufWriter, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
@@ -15,6 +15,7 @@ use crate::accel::Accel;
 use crate::archive::Check;
 use crate::bench;
 use crate::cmd::{Programs, exit_code, watched_options, watched_records};
+use crate::library::Source;
 use crate::machine_bench::{self, Figure, LinuxBoot, Rate};
 use crate::paths;
 use crate::qemu::{Boot, Machine};
@@ -33,14 +34,21 @@ const AGAIN: &str = include_str!("../../scenarios/bench-again.toml");
 const LINUX: &str = include_str!("../../scenarios/bench-linux.toml");
 /// Memory that goes from one domain to another.
 const TRADE: &str = include_str!("../../scenarios/bench-trade.toml");
-/// Its domain and its kernel, as the scenario has them.
+/// Events between two domains.
+const EVENTS: &str = include_str!("../../scenarios/bench-events.toml");
+/// Its RAM disk.
+const EVENTS_DISK: &str = "ebb-init+xen-evtchn";
+/// The domain of [`LINUX`] and the kernel of all, as the scenarios have them.
 const LINUX_NAME: &str = "linux";
 const LINUX_KERNEL: &str = "debian-cloud";
 /// What Linux prints when a processor does not get on.
 const STALL: &str = "detected stalls on CPUs";
-/// How often a boot is tried. QEMU with -icount now and then delivers an interrupt twice, the second time with interrupts
-/// off, after which Linux waits for its own lock for ever; a machine that differs a little is spared.
-const TRIES: u32 = 3;
+/// How often a machine with Linux is tried. QEMU with -icount now and then delivers an interrupt twice, the second time with
+/// interrupts off, after which Linux waits for its own lock for ever; a machine that differs a little is spared.
+const TRIES: u32 = 4;
+/// A Linux that has nothing to say for so long on the wall clock waits like that: with one vCPU there is no other one to
+/// tell of it.
+const SILENCE: Duration = Duration::from_secs(60);
 /// The records that only measurements look at.
 const RECORDS: [Kind; 4] = [Kind::INITIALISED, Kind::DOMAIN_BUILD, Kind::VCPU_START, Kind::DOMAIN_EXITS];
 /// Its boots: the vCPUs it is given, and a hypervisor option. vCPUs that wait for each other by spinning, as Linux's do
@@ -78,22 +86,34 @@ enum Part {
     Start,
     /// Boots of Debian's Linux
     Linux,
+    /// Events between two Linux domains
+    Events,
     /// Memory that goes from one domain to another, XenStore between domains
     Trade,
 }
 
-/// Shows nothing, and stops when Linux says that it stalls.
-#[derive(Default)]
-struct UntilStalled(bool);
+/// Shows nothing, and stops when Linux says that it stalls, or nothing at all.
+struct UntilStalled {
+    stalled: bool,
+    last_line: Instant,
+}
+
+impl UntilStalled {
+    fn new() -> Self {
+        Self { stalled: false, last_line: Instant::now() }
+    }
+}
 
 impl View for UntilStalled {
     fn console(&mut self, line: &str) -> io::Result<()> {
-        self.0 |= line.contains(STALL);
+        self.stalled |= line.contains(STALL);
+        self.last_line = Instant::now();
         Ok(())
     }
 
     fn tick(&mut self, _model: &Model) -> io::Result<bool> {
-        Ok(self.0)
+        self.stalled |= self.last_line.elapsed() > SILENCE;
+        Ok(self.stalled)
     }
 
     fn finish(&mut self) -> io::Result<()> {
@@ -157,6 +177,9 @@ impl Bench {
         if self.wants(Part::Linux) {
             self.linux(&files, &mut results)?;
         }
+        if self.wants(Part::Events) {
+            self.events(&files, &mut results)?;
+        }
         if self.wants(Part::Trade) {
             self.trade(&files, &mut results)?;
         }
@@ -211,13 +234,13 @@ impl Bench {
 
     /// Linux with 1, 2 and 4 vCPUs. Where its kernel cannot be had the reason is told, and that is no error.
     fn linux(&self, files: &Files, results: &mut Results) -> Result<()> {
-        if !self.has_linux("boots of Linux", results) {
+        if !self.has(Source::Image(LINUX_KERNEL), "boots of Linux", results) {
             return Ok(());
         }
         for (vcpus, option) in LINUX_BOOTS {
             let what = format!("Linux boots with {vcpus} vCPUs {option}").trim_end().to_owned();
             let name = format!("bench-linux-{vcpus}{option}");
-            let session = self.boot_of_linux(files, &name, &what, &linux_with(vcpus, option))?;
+            let session = self.with_linux(files, &name, &what, &linux_with(vcpus, option))?;
             let boot = LinuxBoot::read(&session.model, &session.console, LINUX_NAME, vcpus, option);
             if boot.instructions.is_none() || exit_code(session.end) != 0 {
                 results.code = self.report(&session);
@@ -229,15 +252,16 @@ impl Bench {
         Ok(())
     }
 
-    /// A boot, tried again where the emulator stalls it.
-    fn boot_of_linux(&self, files: &Files, name: &str, what: &str, scenario: &str) -> Result<Session> {
+    /// A machine with Linux on one processor, tried again where the emulator stalls it.
+    fn with_linux(&self, files: &Files, name: &str, what: &str, scenario: &str) -> Result<Session> {
         let mut tries = 1;
         loop {
-            // The period of samples is of no consequence, and shifts what happens when.
-            let scenario = scenario.replace("sample=10000", &format!("sample={}", 10_000 - 7 * (tries - 1)));
-            let mut view = UntilStalled::default();
+            // A sample now and then is of little consequence, and shifts what happens when.
+            let period = if tries == 1 { 10_000 } else { 100 + 7 * tries };
+            let scenario = scenario.replace("sample=10000", &format!("sample={period}"));
+            let mut view = UntilStalled::new();
             let session = self.session(files, name, what, &scenario, &mut view)?;
-            if !view.0 || tries == TRIES {
+            if !view.stalled || tries == TRIES {
                 return Ok(session);
             }
             eprintln!("  stalled (QEMU delivers interrupts twice with -icount); once more");
@@ -245,9 +269,24 @@ impl Bench {
         }
     }
 
+    /// Two Linux domains send each other events. As for [`Bench::linux`] without a kernel or its module.
+    fn events(&self, files: &Files, results: &mut Results) -> Result<()> {
+        if !self.has(Source::ramdisk(EVENTS_DISK, LINUX_KERNEL), "events between two Linux domains", results) {
+            return Ok(());
+        }
+        let session = self.with_linux(files, "bench-events", "events go round between two Linux domains", EVENTS)?;
+        let figure = machine_bench::event_round_trip(&session.model, &session.console);
+        if figure.ebb.is_none() || exit_code(session.end) != 0 {
+            results.code = self.report(&session);
+            results.missing.push(figure.name.clone());
+        }
+        results.figures.push(figure);
+        Ok(())
+    }
+
     /// Two Linux domains and two Rust guests trade memory. As for [`Bench::linux`] without a kernel.
     fn trade(&self, files: &Files, results: &mut Results) -> Result<()> {
-        if !self.has_linux("memory from one Linux to another", results) {
+        if !self.has(Source::Image(LINUX_KERNEL), "memory from one Linux to another", results) {
             return Ok(());
         }
         let session = self.session(files, "bench-trade", "domains trade memory", TRADE, &mut Silent)?;
@@ -262,9 +301,9 @@ impl Bench {
         Ok(())
     }
 
-    /// Whether Debian's kernel can be had. If not, `what` is missing, which is no error.
-    fn has_linux(&self, what: &str, results: &mut Results) -> bool {
-        match self.programs.library().read(LINUX_KERNEL) {
+    /// Whether Debian's kernel, or a RAM disk with its modules, can be had. If not, `what` is missing, which is no error.
+    fn has(&self, image: Source<'_>, what: &str, results: &mut Results) -> bool {
+        match self.programs.library().load(image) {
             Ok(_) => true,
             Err(error) => {
                 results.missing.push(format!("{what}: {error:#}"));
@@ -338,15 +377,21 @@ mod tests {
 
     #[test]
     fn the_scenarios_are_sound() {
-        for (text, domains) in
-            [(SCENARIO, 1), (AGAIN, 1), (LINUX, 1), (&linux_with(4, "timeslice=30000"), 1), (TRADE, 4)]
-        {
+        let linux = linux_with(4, "timeslice=30000");
+        for (text, domains) in [(SCENARIO, 1), (AGAIN, 1), (LINUX, 1), (&linux, 1), (EVENTS, 2), (TRADE, 4)] {
             let scenario = Scenario::parse(text, PathBuf::new()).unwrap();
             let is_control = |domain: &&crate::config::Domain| domain.privileged;
             assert_eq!(scenario.domains().iter().filter(|domain| !is_control(domain)).count(), domains);
             assert_eq!(scenario.host.cpus, 1);
             crate::scenario::check_fits(&scenario.domains(), 1 << 20, scenario.host.memory).unwrap();
         }
+    }
+
+    #[test]
+    fn events_have_their_disk() {
+        let domains = Scenario::parse(EVENTS, PathBuf::new()).unwrap().domains();
+        let disks = domains.iter().map(|domain| (domain.ramdisk.as_deref(), domain.kernel.as_str()));
+        assert_eq!(disks.collect::<Vec<_>>(), [(Some(EVENTS_DISK), LINUX_KERNEL); 2]);
     }
 
     #[test]
