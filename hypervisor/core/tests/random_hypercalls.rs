@@ -33,6 +33,7 @@ mod world;
 
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use ebb_core::{Domain, Hypervisor};
 use proptest::prelude::*;
@@ -49,14 +50,19 @@ const CASES: u32 = 50;
 /// Most steps of a case.
 const STEPS: usize = 800;
 
+/// The step that was under way; as many as there are: the end.
+static REACHED: AtomicUsize = AtomicUsize::new(0);
+
 fn run(cpus: u8, wild_governor: bool, steps: &[Step]) {
     // A failing case is left as it is: what a panic interrupts cannot be taken apart.
     let mut world = ManuallyDrop::new(World::new(cpus, wild_governor));
     check::check(&world);
-    for step in steps {
+    for (number, step) in steps.iter().enumerate() {
+        REACHED.store(number, Relaxed);
         world.apply(step);
         check::check(&world);
     }
+    REACHED.store(steps.len(), Relaxed);
     world.check_progress();
     check::check(&world);
     world.finish(check::check);
@@ -91,8 +97,11 @@ fn nothing_a_guest_does_upsets_the_core() {
         Ok(()) => {}
         Err(TestError::Abort(reason)) => panic!("{reason}"),
         Err(TestError::Fail(reason, (cpus, wild_governor, steps))) => {
+            // Once more, for where it fails.
+            let _ = std::panic::catch_unwind(|| run(cpus, wild_governor, &steps));
+            let reached = REACHED.load(Relaxed);
             let steps: String = steps.iter().map(|step| format!("    {step:?}\n")).collect();
-            panic!("{reason}\n{cpus} CPUs, wild governor: {wild_governor}\n{steps}");
+            panic!("{reason}\n{cpus} CPUs, wild governor: {wild_governor}, at step {reached} (from 0)\n{steps}");
         }
     }
 }

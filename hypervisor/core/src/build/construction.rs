@@ -60,11 +60,11 @@ impl Stage {
 /// A domain under construction. It must be carried on to its end.
 #[must_use = "a construction holds memory until it is carried on to its end"]
 pub struct Construction<M: Machine> {
-    pub(super) id: DomId,
+    pub(crate) id: DomId,
     pub(super) config: DomainConfig,
     pub(super) entry: u32,
     pub(super) layout: Layout,
-    pub(super) memory: DomainMemory<M>,
+    pub(crate) memory: DomainMemory<M>,
     pub(super) vcpus: Box<[Vcpu<M>]>,
     /// Frames that are not the domain's own: shared_info's, then the ACPI tables'.
     pub(super) special: Vec<Extent>,

@@ -8,10 +8,10 @@ use alloc::vec::Vec;
 
 use shared_abi::xen::{DomId, Mfn};
 
-use crate::domain::Domain;
 use crate::heap::{Ledger, Owner};
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
+use crate::memory::DomainMemory;
 use crate::p2m::{FrameKind, Piece};
 
 /// Finds in the making.
@@ -41,7 +41,11 @@ impl<M: Machine> Hypervisor<M> {
             audit.mark(first, order, "free");
         });
         for domain in self.each_domain() {
-            audit.domain(&domain);
+            audit.domain(domain.id, &domain.memory);
+        }
+        // Those that are built, or taken apart again, between two steps.
+        for construction in self.constructions.lock().iter() {
+            audit.domain(construction.id, &construction.memory);
         }
         audit.rest(&ledger);
         audit.compare("free pages", free, ledger.free + ledger.scrubbing);
@@ -77,9 +81,9 @@ impl<M: Machine> Audit<'_, M> {
         self.mark(mfn.0 as u32, order, what);
     }
 
-    fn domain(&mut self, domain: &Domain<M>) {
+    fn domain(&mut self, id: DomId, memory: &DomainMemory<M>) {
         let mut pieces = Vec::new();
-        domain.memory.p2m.read().inspect(self.hv.frames(), &mut |piece| pieces.push(piece));
+        memory.p2m.read().inspect(self.hv.frames(), &mut |piece| pieces.push(piece));
         let mut pages = 0;
         let mut tables = 0u64;
         for piece in pieces {
@@ -91,27 +95,22 @@ impl<M: Machine> Audit<'_, M> {
                 }
                 Piece::Leaf { gfn, leaf, order } if leaf.kind == FrameKind::Ram => {
                     pages += 1 << order;
-                    self.owned(
-                        leaf.mfn,
-                        order,
-                        Owner::Domain(domain.id),
-                        &format!("gfn {:#x} of {}", gfn.0, domain.id),
-                    );
+                    self.owned(leaf.mfn, order, Owner::Domain(id), &format!("gfn {:#x} of {}", gfn.0, id));
                 }
                 Piece::Leaf { .. } => {}
             }
         }
-        let counted = domain.memory.p2m.read().tables();
+        let counted = memory.p2m.read().tables();
         self.compare("tables of a p2m", tables.saturating_sub(1), counted);
         let mut unmapped = Vec::new();
-        domain.memory.each_unmapped(self.hv, |mfn, order| unmapped.push((mfn, order)));
+        memory.each_unmapped(self.hv, |mfn, order| unmapped.push((mfn, order)));
         for (mfn, order) in unmapped {
             pages += 1 << order;
-            self.owned(mfn, order, Owner::Domain(domain.id), "unmapped");
+            self.owned(mfn, order, Owner::Domain(id), "unmapped");
         }
-        pages += self.orphans(domain.id);
-        pages += self.hv.tmem_frames(domain.id, ebb_tmem::Kind::Persistent);
-        self.compare("charge of a domain", domain.memory.current(), pages);
+        pages += self.orphans(id);
+        pages += self.hv.tmem_frames(id, ebb_tmem::Kind::Persistent);
+        self.compare("charge of a domain", memory.current(), pages);
     }
 
     /// Frames of a domain's that only pins keep.
