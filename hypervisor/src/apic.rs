@@ -235,6 +235,11 @@ pub fn send_kick(cpu: CpuId) {
     }
 }
 
+/// Has this processor interrupted by a kick as soon as it takes interrupts: in a guest, before its next instruction.
+pub fn interrupt_self() {
+    send(cpu::this_cpu().apic_id(), u32::from(KICK_VECTOR) | ICR_ASSERT);
+}
+
 /// Sends an NMI to the processor with this APIC id.
 pub(crate) fn send_nmi(apic_id: u32) {
     send(apic_id, DELIVER_NMI | ICR_ASSERT);

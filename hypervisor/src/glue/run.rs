@@ -163,7 +163,9 @@ fn run_on<C: VirtualCpu>(hv: &Hypervisor<Glue>, vcpu: &Vcpu, hw: &mut C, msrs: &
     let state: &ebb_core::Vcpu<Glue> = vcpu;
     speculation::arrive(vcpu.domain().birth);
     hw.load();
-    hw.set_pause_window(sched::pause::window(hv, vcpu));
+    if hw.has_pause_exits() {
+        hw.set_pause_window(sched::pause::window(hv, vcpu));
+    }
     let exiting = cpu::pack_activity(Doing::Exit, vcpu.domain().id.0, state.id.0 as u16, 0);
     let next = loop {
         let reschedule = collect(hv, per_cpu, this) && per_cpu.attention().contains(CpuAttention::RESCHEDULE);

@@ -251,6 +251,8 @@ pub trait VirtualCpu: Send {
     fn start(&mut self, state: &StartState, nested_root: Mfn);
     /// Becomes the vCPU of this CPU: what is not switched at every entry is loaded.
     fn load(&mut self);
+    /// Whether this machine can tell that a guest spins.
+    fn has_pause_exits(&self) -> bool;
     /// Says how long the guest may spin before it exits, where the hardware can tell.
     fn set_pause_window(&mut self, window: Window);
     /// Stops being the vCPU of this CPU.

@@ -15,6 +15,7 @@ use crate::virt::page::Page;
 use crate::virt::{Backend, asid};
 use crate::{instr, memory};
 
+mod event;
 mod exit;
 mod permissions;
 mod run;

@@ -13,7 +13,7 @@ use shared_abi::xen::Mfn;
 use super::vmcb::{
     ControlArea, SaveArea, Vmcb, VmcbSegment, clean, event, exit as code, intercept, tlb_control, vintr,
 };
-use super::{EFER_SVME, exit, feature, has, host_block, is_emulated_by_qemu, permissions, run};
+use super::{EFER_SVME, exit, feature, has, host_block, permissions, run};
 use crate::cpu::this_cpu;
 use crate::memory;
 use crate::virt::asid::{self, Asid};
@@ -27,8 +27,6 @@ const EFER_LMA: u64 = 1 << 10;
 /// PSE, PAE, PGE, SMEP, SMAP: a change drops all translations, global ones too.
 const CR4_PAGING: u64 = 1 << 4 | 1 << 5 | 1 << 7 | 1 << 20 | 1 << 21;
 const RFLAGS_IF: u64 = 1 << 9;
-/// Vectors below are exceptions.
-const FIRST_INTERRUPT: u64 = 32;
 const RESET_PAT: u64 = 0x0007_0406_0007_0406;
 /// PAUSEs of a tight loop before an exit, by the usual window, and the gap in cycles that still counts as tight.
 const PAUSE_COUNT: u32 = 3000;
@@ -40,7 +38,7 @@ const MSR_DEBUGCTL: u32 = 0x1d9;
 
 /// A vCPU on SVM.
 pub struct SvmVcpu {
-    vmcb: Box<Vmcb>,
+    pub(super) vmcb: Box<Vmcb>,
     vmcb_address: u64,
     registers: run::GuestRegisters,
     fpu: Fpu,
@@ -59,9 +57,9 @@ pub struct SvmVcpu {
     /// An NMI handler runs (an NMI was injected and no IRET seen).
     nmi_blocked: bool,
     /// The IRET of an NMI handler is about to run: blocked for one more entry.
-    nmi_ending: bool,
+    pub(super) nmi_ending: bool,
     /// The external interrupt that was put as a software interrupt for this entry; see [`SvmVcpu::inject_external`].
-    as_software: u64,
+    pub(super) as_software: u64,
     /// Task priority class (bits 7:4 of TPR) as last told to the hardware.
     tpr: u8,
     /// Translations are to go at the next entry.
@@ -72,17 +70,6 @@ pub struct SvmVcpu {
 
 fn segment(from: &Segment) -> VmcbSegment {
     VmcbSegment { selector: from.selector, attributes: from.attributes, limit: from.limit, base: from.base }
-}
-
-/// An interrupted event to inject again. QEMU's emulation calls one delivered twice an exception, and exceptions with
-/// such vectors cannot be injected.
-fn with_true_type(interrupted: u64) -> u64 {
-    let exception = interrupted & event::TYPE_MASK == event::TYPE_EXCEPTION;
-    if exception && interrupted & event::VECTOR_MASK >= FIRST_INTERRUPT {
-        event::VALID | event::TYPE_EXTERNAL | interrupted & event::VECTOR_MASK
-    } else {
-        interrupted
-    }
 }
 
 impl SvmVcpu {
@@ -233,23 +220,6 @@ impl SvmVcpu {
         self.clean &= !(clean::TPR | clean::INTERCEPTS);
     }
 
-    /// Has the guest take this interrupt at the next entry.
-    ///
-    /// QEMU's emulation (7.2 at least) keeps the vector of an injected external interrupt, and delivers it again, whatever
-    /// RFLAGS.IF says, when it is interrupted before the next exit. What is injected as a software interrupt it delivers
-    /// once. The two differ in the check of the gate's privilege only, which privilege level 0 always passes; in user mode
-    /// it stays as it is.
-    #[inline]
-    fn inject_external(&mut self, vector: u8) {
-        let vector = u64::from(vector);
-        self.vmcb.control.event_injection = if is_emulated_by_qemu() && self.vmcb.save.cpl == 0 {
-            self.as_software = event::VALID | event::TYPE_SOFTWARE | vector;
-            self.as_software
-        } else {
-            event::VALID | event::TYPE_EXTERNAL | vector
-        };
-    }
-
     #[inline(always)]
     fn enter(&mut self) {
         let shadow = self.vmcb.control.interrupt_shadow & 1 != 0;
@@ -265,25 +235,6 @@ impl SvmVcpu {
         self.guard.before();
         self.enter();
         self.guard.after();
-    }
-
-    /// What an exit leaves behind that must be kept for the next entry.
-    #[inline]
-    fn after_exit(&mut self) {
-        self.nmi_ending = false;
-        let control = &mut self.vmcb.control;
-        control.event_injection = 0;
-        let interrupted = control.exit_int_info;
-        if interrupted & event::VALID != 0 {
-            // An INT n is executed again from its own address; everything else is injected again.
-            if interrupted & event::TYPE_MASK != event::TYPE_SOFTWARE || interrupted == self.as_software {
-                control.event_injection = with_true_type(interrupted);
-            }
-            control.exit_int_info = 0;
-        }
-        if control.event_injection == 0 {
-            self.as_software = 0;
-        }
     }
 
     /// The guest can take what waited for it: an interrupt, or, after this instruction, an NMI.
@@ -333,8 +284,12 @@ impl VirtualCpu for SvmVcpu {
         self.fpu.load();
     }
 
+    fn has_pause_exits(&self) -> bool {
+        has(feature::PAUSE_FILTER)
+    }
+
     fn set_pause_window(&mut self, window: Window) {
-        if window == self.pause_window || !has(feature::PAUSE_FILTER) {
+        if window == self.pause_window || !self.has_pause_exits() {
             return;
         }
         self.pause_window = window;

@@ -261,8 +261,12 @@ impl VirtualCpu for VmxVcpu {
         self.fpu.load();
     }
 
+    fn has_pause_exits(&self) -> bool {
+        controls::has_pause_exits()
+    }
+
     fn set_pause_window(&mut self, window: Window) {
-        if window == self.pause_window || !controls::has_pause_exits() {
+        if window == self.pause_window || !self.has_pause_exits() {
             return;
         }
         self.pause_window = window;

@@ -52,7 +52,7 @@ pub struct Locks {
     locks: String,
 
     /// How long each lock is tried, milliseconds of the machine's time
-    #[arg(long, value_name = "MS", default_value_t = 500)]
+    #[arg(long, value_name = "MS", default_value_t = 1000)]
     duration: u64,
 
     /// Let time follow the wall clock instead of counting instructions: processors run at the same time, and no
@@ -108,6 +108,13 @@ impl Locks {
     /// Every machine, and its guests' arguments.
     fn machines(&self) -> Result<Vec<(Setting, String)>> {
         ensure!(self.cpus > 0 && self.domains > 0 && self.duration > 0, "a count is 0");
+        // An emulator that counts instructions runs one processor until its next timer: another one's waiters may spin
+        // through a whole measurement while the holder stands still.
+        ensure!(
+            self.cpus == 1 || self.wall_clock,
+            "--cpus {}: needs --wall-clock, or processors run in turns",
+            self.cpus
+        );
         let duration_ms = self.duration;
         if self.mutex {
             let setting = Setting { cpus: self.cpus, domains: 1, vcpus: 8, section: "short", duration_ms };
@@ -221,7 +228,9 @@ mod tests {
         let all = machines(&[]).unwrap();
         assert_eq!(all.len(), 8);
         assert!(all.iter().all(|(setting, args)| setting.cpus == 1 && args.contains("lock=all")));
-        let two = machines(&["--cpus", "2", "--domains", "2", "--overcommit", "4", "--sections", "long"]).unwrap();
+        let two =
+            machines(&["--cpus", "2", "--wall-clock", "--domains", "2", "--overcommit", "4", "--sections", "long"])
+                .unwrap();
         assert_eq!(two.len(), 1);
         assert_eq!((two[0].0.vcpus, two[0].0.overcommit()), (4, 4.0));
         assert!(machines(&["--sections", "huge"]).is_err());
@@ -231,7 +240,7 @@ mod tests {
 
     #[test]
     fn the_scenarios_are_sound() {
-        for (setting, args) in machines(&["--cpus", "2", "--domains", "2"]).unwrap() {
+        for (setting, args) in machines(&["--cpus", "2", "--wall-clock", "--domains", "2"]).unwrap() {
             let scenario = Scenario::parse(&scenario(&setting, &args), PathBuf::new()).unwrap();
             crate::scenario::check_fits(&scenario.domains(), 1 << 20, scenario.host.memory).unwrap();
         }
