@@ -2,13 +2,15 @@
 //!
 //! One line is one domain (docs/command-line.md):
 //! `name=web memory=64M maxmem=128M vcpus=2 weight=256 cap=150 tmem=compress privileged kernel=guest.elf
-//! ramdisk=initrd.img on-reboot=restart -- arguments of the kernel`. Every mistake is one error that names the domain and the field, before anything starts.
+//! ramdisk=initrd.img on-reboot=restart -- arguments of the kernel`. Every mistake is one error that names the domain
+//! and the field, before anything starts.
 
 use alloc::format;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use ebb_core::domain::{DomainConfig, MAX_VCPUS, OnReboot};
+use shared_abi::size::bytes as size;
 use shared_abi::tmem_settings::TmemSettings;
 
 /// Name of the configuration inside a boot archive.
@@ -212,19 +214,6 @@ fn check(line: &DomainLine) -> Result<(), String> {
         return Err(format!("cap: from 0 (none) to {most}, 100 for each vCPU"));
     }
     Ok(())
-}
-
-/// A size with a suffix K, M or G; a plain number is MiB. Whole pages.
-fn size(text: &str) -> Result<u64, &'static str> {
-    let (digits, shift) = match text.as_bytes().last() {
-        Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
-        Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
-        Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
-        _ => (text, 20),
-    };
-    let number: u64 = digits.parse().map_err(|_| "not a size such as 64M")?;
-    let bytes = number.checked_mul(1 << shift).ok_or("too large")?;
-    if bytes % 4096 == 0 && bytes < 1 << 46 { Ok(bytes) } else { Err("not a size in whole pages, below 64 TiB") }
 }
 
 #[cfg(test)]

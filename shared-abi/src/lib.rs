@@ -12,7 +12,7 @@
 //! - C field names that are Rust keywords get a trailing underscore (`in_`, `ref_`, `type_`).
 //!
 //! Specification: Xen's public headers, 4.17 level; tmem as in the last tree that had it (2019). Not Xen's:
-//! [`trace_stream`], [`guest_event`], [`tmem_settings`] and [`mod@bench`], which are Ebb's own.
+//! [`trace_stream`], [`guest_event`], [`size`], [`tmem_settings`] and [`mod@bench`], which are Ebb's own.
 #![no_std]
 #![forbid(unsafe_code)]
 
@@ -31,6 +31,7 @@ pub mod io;
 pub mod memory;
 pub mod physdev;
 pub mod sched;
+pub mod size;
 pub mod sysctl;
 pub mod tmem;
 pub mod tmem_settings;

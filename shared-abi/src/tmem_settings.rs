@@ -5,6 +5,8 @@
 
 use core::fmt;
 
+use crate::size;
+
 /// Bytes in a page.
 const PAGE: u64 = 4096;
 /// What is no setting.
@@ -54,19 +56,8 @@ impl TmemSettings {
     }
 }
 
-/// Pages of a size with a suffix K, M or G; a plain number is MiB.
 fn pages(text: &str) -> Result<u64, &'static str> {
-    let (digits, shift) = match text.as_bytes().last() {
-        Some(b'K' | b'k') => (&text[..text.len() - 1], 10),
-        Some(b'M' | b'm') => (&text[..text.len() - 1], 20),
-        Some(b'G' | b'g') => (&text[..text.len() - 1], 30),
-        _ => (text, 20),
-    };
-    let bytes = digits.parse().ok().and_then(|number: u64| number.checked_mul(1 << shift));
-    bytes
-        .filter(|bytes| bytes.is_multiple_of(PAGE))
-        .map(|bytes| bytes / PAGE)
-        .ok_or("not a size in whole pages such as 8M")
+    size::bytes(text).map(|bytes| bytes / PAGE).map_err(|_| "not a size in whole pages such as 8M")
 }
 
 impl fmt::Display for TmemSettings {

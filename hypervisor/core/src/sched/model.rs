@@ -101,6 +101,9 @@ const START: State = State {
     sleeps: 3,
 };
 
+/// What a CPU does, and what it is about to do after that.
+type CpuStep<'a> = &'a dyn Fn(&mut State) -> Cpu;
+
 impl State {
     fn apply(&mut self, step: impl Fn(Word) -> Word) -> Change {
         let before = self.word;
@@ -117,7 +120,7 @@ impl State {
     }
 
     fn cpu_steps(&self, cpu: usize, fault: Fault, next: &mut Vec<State>) {
-        let mut go = |change: &dyn Fn(&mut State) -> Cpu| {
+        let mut go = |change: CpuStep<'_>| {
             let mut state = *self;
             state.cpus[cpu] = change(&mut state);
             next.push(state);
@@ -136,51 +139,7 @@ impl State {
                 Cpu::Guest
             }),
             Cpu::Idle => {}
-            Cpu::Guest => {
-                // An interrupt is taken as soon as it is there; so is a kick for a pause.
-                if self.event {
-                    go(&|state| {
-                        state.event = false;
-                        Cpu::Guest
-                    });
-                    return;
-                }
-                if !self.word.is_runnable() {
-                    go(&|_| Cpu::Exit);
-                }
-                // Its grant ends, and there is no other.
-                if !self.funded && self.word.is_runnable() {
-                    go(&|state| {
-                        if fault == Fault::ParkedUnseen {
-                            state.parked = true;
-                            return Cpu::Parks;
-                        }
-                        state.park();
-                        Cpu::Leaves
-                    });
-                }
-                if self.sleeps == 0 {
-                    // The last sleep is one that only events end.
-                    go(&|_| Cpu::FallsAsleep(Sleep::Event));
-                    return;
-                }
-                for sleep in [Sleep::Event, Sleep::Poll] {
-                    go(&|state| {
-                        state.sleeps -= 1;
-                        state.fall_asleep(sleep, fault)
-                    });
-                }
-                // Its slice ends, with the context saved before or after the choice.
-                go(&|state| {
-                    state.sleeps -= 1;
-                    Cpu::Leaves
-                });
-                go(&|state| {
-                    state.sleeps -= 1;
-                    state.apply(Word::saved);
-                    Cpu::Leaves
-                });
-            }
+            Cpu::Guest => self.guest_steps(fault, &mut go),
             Cpu::FallsAsleep(sleep) => go(&|state| {
                 state.apply(|word| word.sleep(sleep));
                 if fault == Fault::LooksFirst { Cpu::Exit } else { Cpu::Looks(sleep) }
@@ -241,6 +200,53 @@ impl State {
                 if fault == Fault::QueuedUnsaved { Cpu::Saves } else { Cpu::Idle }
             }),
         }
+    }
+
+    /// What may come next where the guest runs.
+    fn guest_steps(&self, fault: Fault, go: &mut dyn FnMut(CpuStep<'_>)) {
+        // An interrupt is taken as soon as it is there; so is a kick for a pause.
+        if self.event {
+            go(&|state| {
+                state.event = false;
+                Cpu::Guest
+            });
+            return;
+        }
+        if !self.word.is_runnable() {
+            go(&|_| Cpu::Exit);
+        }
+        // Its grant ends, and there is no other.
+        if !self.funded && self.word.is_runnable() {
+            go(&|state| {
+                if fault == Fault::ParkedUnseen {
+                    state.parked = true;
+                    return Cpu::Parks;
+                }
+                state.park();
+                Cpu::Leaves
+            });
+        }
+        if self.sleeps == 0 {
+            // The last sleep is one that only events end.
+            go(&|_| Cpu::FallsAsleep(Sleep::Event));
+            return;
+        }
+        for sleep in [Sleep::Event, Sleep::Poll] {
+            go(&|state| {
+                state.sleeps -= 1;
+                state.fall_asleep(sleep, fault)
+            });
+        }
+        // Its slice ends, with the context saved before or after the choice.
+        go(&|state| {
+            state.sleeps -= 1;
+            Cpu::Leaves
+        });
+        go(&|state| {
+            state.sleeps -= 1;
+            state.apply(Word::saved);
+            Cpu::Leaves
+        });
     }
 
     /// What a CPU does under the pool's lock when it finds that empty.

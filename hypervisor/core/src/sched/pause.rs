@@ -8,9 +8,9 @@
 //!
 //! **The yield** is directed: to a vCPU of the same domain that waits for a CPU, since one of those has what the spinner
 //! waits for. It runs next here, fetched from another CPU's queue if it waits there. Its virtual time stays what it is,
-//! so it pays for what it uses; and who is further ahead of the first in the queue than a time slice takes it has had enough and is
-//! passed over, so that a domain gains no share by it. The siblings are tried in turns. Where none will do, the spinner
-//! lets whoever waits on this CPU go first.
+//! so it pays for what it uses; and one that is ahead of the first in the queue by more than a time slice has had enough
+//! and is passed over, so that a domain gains no share by it. The siblings are tried in turns. Where none will do, the
+//! spinner lets whoever waits on this CPU go first.
 //!
 //! **A domain whose locks sleep** by themselves needs none of this, and would be disturbed: its spinners give up in time
 //! and say for whom they wait. A vCPU that sleeps in `SCHEDOP_poll` on a single port without a timeout is such a lock's
