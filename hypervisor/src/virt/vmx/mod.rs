@@ -26,11 +26,15 @@ mod vmcs;
 
 const MSR_FEATURE_CONTROL: u32 = 0x3a;
 const MSR_VMX_BASIC: u32 = 0x480;
+const MSR_VMX_MISC: u32 = 0x485;
 const MSR_VMX_CR0_FIXED0: u32 = 0x486;
 const MSR_VMX_CR0_FIXED1: u32 = 0x487;
 const MSR_VMX_CR4_FIXED0: u32 = 0x488;
 const MSR_VMX_CR4_FIXED1: u32 = 0x489;
 const MSR_VMX_EPT_VPID_CAP: u32 = 0x48c;
+
+/// Exits keep the control "guest in IA-32e mode": on every processor with unrestricted guest.
+const MISC_STORES_LMA: u64 = 1 << 5;
 
 const FEATURE_CONTROL_LOCKED: u64 = 1 << 0;
 const FEATURE_CONTROL_VMXON: u64 = 1 << 2;
@@ -117,6 +121,10 @@ impl Backend for Vmx {
         }
         if !has(capability::INVVPID) || !has(capability::INVVPID_ALL) {
             return Err("this processor has VPID without INVVPID");
+        }
+        // SAFETY: a processor with VMX has this register.
+        if unsafe { instr::rdmsr(MSR_VMX_MISC) } & MISC_STORES_LMA == 0 {
+            return Err("this processor's VMX does not keep a guest's mode");
         }
         Ept::set_up(has(capability::PAGES_1G));
         permissions::prepare();

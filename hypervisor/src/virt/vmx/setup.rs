@@ -68,7 +68,6 @@ pub fn controls(nested_root: Mfn, apic: u64) -> u64 {
     vmcs::write32(control::PRIMARY_PROCBASED_EXEC_CONTROLS, controls::PRIMARY.get());
     vmcs::write32(control::SECONDARY_PROCBASED_EXEC_CONTROLS, controls::SECONDARY.get());
     vmcs::write32(control::VMEXIT_CONTROLS, controls::EXIT.get());
-    vmcs::write32(control::VMENTRY_CONTROLS, controls::ENTRY.get());
     let watched = 1 << vector::DEBUG | 1 << vector::ALIGNMENT_CHECK | 1 << vector::MACHINE_CHECK;
     vmcs::write32(control::EXCEPTION_BITMAP, watched);
     vmcs::write(control::EPTP_FULL, ept_pointer);
@@ -96,7 +95,7 @@ pub fn pause_window(window: Window) {
     vmcs::write32(control::PLE_WINDOW, window.scale(PAUSE_WINDOW).unwrap_or(u32::MAX));
 }
 
-/// CR0 and CR4 have bits that are not the guest's. Writing a forbidden bit of CR4 exits, and faults; a write of CR0
+/// All but EFER, on which a control depends. CR0 and CR4 have bits that are not the guest's. Writing a forbidden bit of CR4 exits, and faults; a write of CR0
 /// that changes one of ours exits, and runs again once the guest's view of those bits is what it writes.
 pub fn registers(state: &StartState) {
     let cr4_offered = crate::virt::offered_cr4();
@@ -111,7 +110,6 @@ pub fn registers(state: &StartState) {
     vmcs::write(guest::RSP, state.general[register::RSP]);
     vmcs::write(guest::RIP, state.rip);
     vmcs::write(guest::RFLAGS, state.rflags | 2);
-    vmcs::write(guest::IA32_EFER_FULL, state.efer);
     vmcs::write(guest::IA32_PAT_FULL, RESET_PAT);
     vmcs::write(guest::LINK_PTR_FULL, u64::MAX);
     for field in [

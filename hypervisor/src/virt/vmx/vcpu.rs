@@ -50,6 +50,13 @@ const SWITCHED: [u32; 5] = [0xc000_0081, 0xc000_0082, 0xc000_0083, 0xc000_0084, 
 /// Where the virtual-APIC page has the task priority.
 const APIC_TPR: usize = 0x80;
 
+/// The guest's stack pointer, which no exit needs in a hurry.
+#[cold]
+#[inline(never)]
+fn stack_pointer() -> u64 {
+    vmcs::read(guest::RSP)
+}
+
 /// A vCPU on VMX.
 pub struct VmxVcpu {
     _structure: Box<Page>,
@@ -63,6 +70,9 @@ pub struct VmxVcpu {
     page_fault_address: u64,
     debug_status: u64,
     asid: Asid,
+    /// Whether the structure has this CPU's state and a valid identifier. Only entries of other vCPUs use identifiers up:
+    /// while this one is here, a valid one stays valid.
+    placed: bool,
     ept_pointer: u64,
     /// Whether the structure has been launched since it was last cleared.
     launched: bool,
@@ -94,6 +104,7 @@ impl VmxVcpu {
             page_fault_address: 0,
             debug_status: RESET_DR6,
             asid: Asid::NONE,
+            placed: false,
             ept_pointer: 0,
             launched: false,
             last_cpu: u16::MAX,
@@ -104,10 +115,19 @@ impl VmxVcpu {
         }
     }
 
-    /// Gives the entry an address-space identifier, a new one on another CPU, and drops translations that must go.
-    /// Translations of guest-physical addresses belong to the table, not to the identifier: on another CPU than the last
-    /// one there may be old ones.
+    /// Gives the entry what the CPU and the vCPU's start ask for, and drops translations that must go.
+    #[inline]
     fn place(&mut self, flush: bool) {
+        if flush || !self.placed {
+            self.place_anew(flush);
+        }
+    }
+
+    /// Gives the entry an address-space identifier, a new one on another CPU. Translations of guest-physical addresses
+    /// belong to the table, not to the identifier: on another CPU than the last one there may be old ones.
+    #[cold]
+    fn place_anew(&mut self, flush: bool) {
+        self.placed = true;
         let cpu = this_cpu().id();
         let moved = self.last_cpu != cpu.0;
         if moved {
@@ -142,8 +162,8 @@ impl VmxVcpu {
         self.set_primary(controls::PRIMARY.get() | interrupt | nmi);
     }
 
-    fn inject(info: u32, error: u32) {
-        vmcs::write32(control::VMENTRY_EXCEPTION_ERR_CODE, error);
+    /// Has the entry deliver an event; the error code, if there is one, is written besides.
+    fn inject(info: u32) {
         vmcs::write32(control::VMENTRY_INTERRUPTION_INFO_FIELD, info);
     }
 
@@ -160,9 +180,11 @@ impl VmxVcpu {
         vmcs::write32(guest::INTERRUPTIBILITY_STATE, state & !(INTERRUPTIBILITY_STI | INTERRUPTIBILITY_MOV_SS));
         // Software interrupts and exceptions need the length of the instruction they come from.
         vmcs::write(control::VMENTRY_INSTRUCTION_LEN, vmcs::read(ro::VMEXIT_INSTRUCTION_LEN));
-        let error = if info & INFO_ERROR != 0 { vmcs::read32(ro::IDT_VECTORING_ERR_CODE) } else { 0 };
+        if info & INFO_ERROR != 0 {
+            vmcs::write32(control::VMENTRY_EXCEPTION_ERR_CODE, vmcs::read32(ro::IDT_VECTORING_ERR_CODE));
+        }
         // Bit 12 is undefined here and reserved there.
-        Self::inject(info & !(1 << 12), error);
+        Self::inject(info & !(1 << 12));
     }
 
     /// An exit in the middle of an IRET that would have ended an NMI: the NMI goes on.
@@ -182,10 +204,11 @@ impl VmxVcpu {
         }
     }
 
-    /// Entries and exits follow EFER.LMA, which the guest changes by turning paging on and off.
-    fn follow_long_mode() {
-        let long = vmcs::read(guest::IA32_EFER_FULL) & EFER_LMA != 0;
-        let bit = if long { EntryControls::IA32E_MODE_GUEST.bits() } else { 0 };
+    /// Whether the guest is in long mode is a control of the entry, too: each exit brings it up to date, and this does when
+    /// the guest's EFER is changed here.
+    fn set_efer(value: u64) {
+        vmcs::write(guest::IA32_EFER_FULL, value);
+        let bit = if value & EFER_LMA != 0 { EntryControls::IA32E_MODE_GUEST.bits() } else { 0 };
         vmcs::write32(control::VMENTRY_CONTROLS, controls::ENTRY.get() | bit);
     }
 
@@ -200,9 +223,43 @@ impl VmxVcpu {
         is_move_to_cr0
     }
 
+    /// What an entry came to that no hypercall ended; none when there is nothing to do but to go on.
+    #[inline(never)]
+    fn came_out(&mut self, entered: bool, code: u32) -> Option<VmExit> {
+        if !entered {
+            self.refused = vmcs::read32(ro::VM_INSTRUCTION_ERROR);
+            return Some(VmExit::InvalidState);
+        }
+        if code & reason::ENTRY_FAILED != 0 {
+            return Some(exit::translate(code));
+        }
+        self.launched = true;
+        Self::restore_nmi_blocking(code);
+        Self::repeat_interrupted_event();
+        if code == reason::CONTROL_REGISTER && self.rewrite_cr0() {
+            return None;
+        }
+        let exit = exit::translate(code);
+        if exit == VmExit::Nmi {
+            // SAFETY: no handler of an NMI runs; this ends the blocking that the exit began.
+            unsafe { run::vmx_unblock_nmis() };
+        }
+        Some(exit)
+    }
+
     fn write_apic_tpr(&mut self, tpr: u8) {
         // SAFETY: a byte of our own page, which the processor reads while the guest runs.
         unsafe { (&raw mut self.apic.0[APIC_TPR]).write_volatile(tpr) };
+    }
+
+    /// Changes the instruction pointer and ends the interrupt shadow.
+    #[inline]
+    fn go_on_at(rip: u64) {
+        vmcs::write(guest::RIP, rip);
+        let state = vmcs::read32(guest::INTERRUPTIBILITY_STATE);
+        if state & (INTERRUPTIBILITY_STI | INTERRUPTIBILITY_MOV_SS) != 0 {
+            vmcs::write32(guest::INTERRUPTIBILITY_STATE, state & !(INTERRUPTIBILITY_STI | INTERRUPTIBILITY_MOV_SS));
+        }
     }
 
     /// Whether the entry was not refused.
@@ -231,11 +288,13 @@ impl VirtualCpu for VmxVcpu {
         self.ept_pointer = setup::controls(nested_root, memory::virt_to_phys(&raw const *self.apic));
         self.primary = controls::PRIMARY.get();
         setup::registers(state);
+        Self::set_efer(state.efer);
         setup::segments(state);
         self.registers.0 = [0; 16];
         self.registers.0[..8].copy_from_slice(&state.general);
         self.write_apic_tpr(0);
         self.asid = Asid::NONE;
+        self.placed = false;
         self.tpr = 0;
         self.guard.set_spec_ctrl(0);
         self.pause_window = Window::USUAL;
@@ -247,6 +306,8 @@ impl VirtualCpu for VmxVcpu {
             assert!(vmcs::clear(self.address), "VMCLEAR failed");
         }
         assert!(vmcs::load(self.address), "VMPTRLD failed");
+        let cpu = this_cpu().id();
+        self.placed = self.last_cpu == cpu.0 && self.asid.is_valid_on(cpu);
         for (msr, value) in SWITCHED.into_iter().zip(self.switched) {
             // SAFETY: the MSR exists on every processor with long mode; the value is one that it had, or zero; the
             // hypervisor neither uses SYSCALL nor SWAPGS.
@@ -289,8 +350,8 @@ impl VirtualCpu for VmxVcpu {
         self.place(plan.flush_tlb);
         self.set_windows(plan.interrupt_window, plan.nmi_window);
         match plan.inject {
-            Some(Injection::External(number)) => Self::inject(INFO_VALID | u32::from(number), 0),
-            Some(Injection::Nmi) => Self::inject(INFO_VALID | INFO_TYPE_NMI | 2, 0),
+            Some(Injection::External(number)) => Self::inject(INFO_VALID | u32::from(number)),
+            Some(Injection::Nmi) => Self::inject(INFO_VALID | INFO_TYPE_NMI | 2),
             None => {}
         }
     }
@@ -307,47 +368,41 @@ impl VirtualCpu for VmxVcpu {
         let can = self.interruptibility();
         let now = can.interrupts && !can.occupied;
         if now {
-            Self::inject(INFO_VALID | u32::from(vector), 0);
+            Self::inject(INFO_VALID | u32::from(vector));
         }
         self.set_windows(!now, false);
     }
 
+    #[inline]
     fn run(&mut self) -> VmExit {
         loop {
-            Self::follow_long_mode();
             let polled = POLLED_INTERRUPTS.load(Ordering::Relaxed);
             if polled {
                 vmcs::write(guest::VMX_PREEMPTION_TIMER_VALUE, POLL_TICKS);
             }
             let entered = if self.guard.is_needed() { self.enter_guarded() } else { self.enter(run::vmx_run) };
-            if !entered {
-                self.refused = vmcs::read32(ro::VM_INSTRUCTION_ERROR);
-                return VmExit::InvalidState;
-            }
             let code = vmcs::read32(ro::EXIT_REASON);
-            if code & reason::ENTRY_FAILED != 0 {
-                return exit::translate(code);
+            if entered && code == reason::VMCALL {
+                // The instruction ended: no event was being delivered.
+                self.launched = true;
+                if polled {
+                    instr::take_interrupts();
+                }
+                return VmExit::Hypercall;
             }
-            self.launched = true;
-            Self::restore_nmi_blocking(code);
-            Self::repeat_interrupted_event();
-            if code == reason::CONTROL_REGISTER && self.rewrite_cr0() {
-                continue;
-            }
-            let exit = exit::translate(code);
-            if exit == VmExit::Nmi {
-                // SAFETY: no handler of an NMI runs; this ends the blocking that the exit began.
-                unsafe { run::vmx_unblock_nmis() };
-            }
+            let exit = self.came_out(entered, code);
             if polled {
                 instr::take_interrupts();
             }
-            return exit;
+            if let Some(exit) = exit {
+                return exit;
+            }
         }
     }
 
+    #[inline(always)]
     fn general(&self, number: usize) -> u64 {
-        if number == register::RSP { vmcs::read(guest::RSP) } else { self.registers.0[number] }
+        if number == register::RSP { stack_pointer() } else { self.registers.0[number & 15] }
     }
 
     fn set_general(&mut self, number: usize, value: u64) {
@@ -363,15 +418,19 @@ impl VirtualCpu for VmxVcpu {
     }
 
     fn set_rip(&mut self, rip: u64) {
-        vmcs::write(guest::RIP, if self.is_64_bit() { rip } else { rip & 0xffff_ffff });
-        let state = vmcs::read32(guest::INTERRUPTIBILITY_STATE);
-        if state & (INTERRUPTIBILITY_STI | INTERRUPTIBILITY_MOV_SS) != 0 {
-            vmcs::write32(guest::INTERRUPTIBILITY_STATE, state & !(INTERRUPTIBILITY_STI | INTERRUPTIBILITY_MOV_SS));
-        }
+        Self::go_on_at(if self.is_64_bit() { rip } else { rip & 0xffff_ffff });
     }
 
+    #[inline]
     fn advance(&mut self, _length: u64) {
-        self.set_rip(self.rip().wrapping_add(vmcs::read(ro::VMEXIT_INSTRUCTION_LEN)));
+        let rip = self.rip();
+        let next = rip.wrapping_add(vmcs::read(ro::VMEXIT_INSTRUCTION_LEN));
+        if (rip ^ next) >> 32 == 0 {
+            // As wide as it was, whatever the mode.
+            Self::go_on_at(next);
+        } else {
+            self.set_rip(next);
+        }
     }
 
     fn advance_io(&mut self) {
@@ -426,8 +485,11 @@ impl VirtualCpu for VmxVcpu {
     }
 
     fn inject_exception(&mut self, number: u8, error: Option<u32>) {
-        let with_error = if error.is_some() { INFO_ERROR } else { 0 };
-        Self::inject(INFO_VALID | TYPE_HARDWARE_EXCEPTION | with_error | u32::from(number), error.unwrap_or(0));
+        let with_error = error.map_or(0, |error| {
+            vmcs::write32(control::VMENTRY_EXCEPTION_ERR_CODE, error);
+            INFO_ERROR
+        });
+        Self::inject(INFO_VALID | TYPE_HARDWARE_EXCEPTION | with_error | u32::from(number));
     }
 
     fn set_page_fault_address(&mut self, address: u64) {
@@ -466,7 +528,7 @@ impl VirtualCpu for VmxVcpu {
 
     fn write_msr(&mut self, msr: u32, value: u64) -> bool {
         match msr {
-            MSR_EFER => vmcs::write(guest::IA32_EFER_FULL, value),
+            MSR_EFER => Self::set_efer(value),
             MSR_PAT => vmcs::write(guest::IA32_PAT_FULL, value),
             SPEC_CTRL => self.guard.set_spec_ctrl(value),
             _ => return false,

@@ -31,14 +31,14 @@ pub fn load(address: u64) -> bool {
     unsafe { vmx!("vmptrld qword ptr [{address}]", address) }
 }
 
-/// A field of the current structure; 0 for one that does not exist.
+/// A field of the current structure. It must be one that every processor has which `controls::probe` accepts: for another
+/// the value is any.
 #[inline(always)]
 pub fn read(field: u32) -> u64 {
     let value: u64;
-    // SAFETY: reads the current structure; for a field that does not exist the register keeps the zero put there.
+    // SAFETY: reads the current structure; for a field that does not exist the register stays as it was.
     unsafe {
-        asm!("vmread {value}, {field}", value = inout(reg) 0_u64 => value, field = in(reg) u64::from(field),
-             options(nostack));
+        asm!("vmread {value}, {field}", value = lateout(reg) value, field = in(reg) u64::from(field), options(nostack));
     }
     value
 }
