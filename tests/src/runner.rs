@@ -11,9 +11,9 @@ use ebb_tools::bochs;
 use ebb_tools::cmd::{watched_options, watched_records};
 use ebb_tools::iso::{self, Modules};
 use ebb_tools::library::{Library, Source};
-use ebb_tools::qemu::{self, Firmware, Machine, MachineEnd, Status};
+use ebb_tools::qemu::{self, Firmware, Machine};
 use ebb_tools::scenario::with_control;
-use ebb_tools::session::{self, Session, SessionEnd};
+use ebb_tools::session::{self, Session};
 use ebb_tools::trace::model::Model;
 use ebb_tools::view::View;
 use shared_abi::trace_stream::Kind;
@@ -99,13 +99,7 @@ impl Environment {
     fn once(&self, test: &Test, case: &Case, directory: &Path, prefix: &str, report: &mut Report) -> Result<Session> {
         let machine = self.machine(test, case, directory, prefix)?;
         let timeout = Duration::from_secs(test.spec.timeout) * self.patience;
-        let mut session = session::run(&machine, Some(timeout), &mut Observer::new(test), &|| false)?;
-        // Bochs has no port for a status: it is powered off, and the trace has the status.
-        if let (Some(_), SessionEnd::Machine(MachineEnd::Off), Some(status)) =
-            (&case.bochs, session.end, session.model.end)
-        {
-            session.end = SessionEnd::Machine(MachineEnd::Status(Status(status as u8)));
-        }
+        let session = session::run(&machine, Some(timeout), &mut Observer::new(test), &|| false)?;
         report.seconds += session.wall.as_secs_f64();
         let skip = session.console.len().saturating_sub(LAST_LINES);
         report.last_lines = session.console[skip..].to_vec();

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use ebb_tools::bochs;
 use ebb_tools::library::is_packaged_linux;
 use ebb_tools::qemu::{Firmware, Status};
 use ebb_tools::scenario::DomainToml;
@@ -301,9 +302,6 @@ fn a_minute() -> u64 {
     60
 }
 
-/// The option with which the hypervisor works around the interrupts that Bochs loses.
-const POLL_INTERRUPTS: &str = "poll-interrupts";
-
 /// One run of a test: a processor count, a way to boot, and options.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Case {
@@ -430,7 +428,7 @@ impl Test {
                 name: format!("{} {model} cpus={cpus}", self.name),
                 cpus,
                 boot: Boot::IsoBios,
-                options: POLL_INTERRUPTS.into(),
+                options: bochs::OPTION.into(),
                 kernel: None,
                 bochs: Some(model.clone()),
             })

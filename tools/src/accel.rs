@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::bochs::BOCHS;
 use crate::qemu::QEMU;
 
 /// What was asked for.
@@ -30,8 +31,19 @@ pub enum Accel {
     Kvm,
     /// QEMU's emulation.
     Tcg,
-    /// Bochs, for tests only.
+    /// Bochs, for tests and measurements.
     Bochs,
+}
+
+impl Accel {
+    /// The program that is started for it.
+    #[must_use]
+    pub fn program(self) -> &'static str {
+        match self {
+            Self::Kvm | Self::Tcg => QEMU,
+            Self::Bochs => BOCHS,
+        }
+    }
 }
 
 /// Decides, and says why in a sentence.

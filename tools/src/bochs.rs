@@ -11,13 +11,24 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use crate::qemu::{Boot, Firmware, Machine, MachineEnd};
 
 /// The program.
-const BOCHS: &str = "bochs-bin";
+pub const BOCHS: &str = "bochs-bin";
 /// Its BIOS and its graphics card's.
 const BIOS: [&str; 2] = ["/usr/share/bochs/BIOS-bochs-latest", "/usr/share/vgabios/vgabios.bin"];
 /// SeaBIOS and its own for the graphics card.
 const SEABIOS: [&str; 2] = ["/usr/share/seabios/bios-256k.bin", "/usr/share/seabios/vgabios-stdvga.bin"];
 /// The model of processor when none is named.
 pub const MODEL: &str = "corei7_skylake_x";
+/// Short names of the models that Ebb is tried with.
+const MODELS: [(&str, &str); 6] = [
+    ("skylake_x", MODEL),
+    ("icelake_u", "corei7_icelake_u"),
+    ("haswell", "corei7_haswell_4770"),
+    ("ivy_bridge", "corei7_ivy_bridge_3770k"),
+    ("sandy_bridge", "corei7_sandy_bridge_2600k"),
+    ("ryzen", "ryzen"),
+];
+/// The hypervisor's option with which it works around the interrupts that Bochs loses.
+pub const OPTION: &str = "poll-interrupts";
 /// The most memory that it boots with, bytes.
 const MOST_MEMORY: u64 = 2 << 30;
 
@@ -29,6 +40,12 @@ pub fn missing() -> Option<String> {
     needed.extend(BIOS.iter().map(|file| Some(PathBuf::from(file)).filter(|p| p.is_file())));
     let absent = needed.iter().any(Option::is_none);
     absent.then(|| "Bochs is missing (Debian: bochs, bochsbios, vgabios)".into())
+}
+
+/// The model that a name or a short name means; Bochs knows more, by their own names.
+#[must_use]
+pub fn model(name: &str) -> &str {
+    MODELS.iter().find(|(short, _)| *short == name).map_or(name, |(_, model)| model)
 }
 
 /// Starts `machine`. Nothing can be typed on it.
@@ -102,6 +119,11 @@ fn configuration(machine: &Machine, disc: &Path, firmware: Firmware) -> io::Resu
 mod tests {
     use super::*;
     use std::os::unix::process::ExitStatusExt;
+
+    #[test]
+    fn models_have_short_names() {
+        assert_eq!((model("skylake_x"), model("ryzen"), model("tigerlake")), (MODEL, "ryzen", "tigerlake"));
+    }
 
     #[test]
     fn a_power_off_is_told_from_a_failure() {

@@ -8,6 +8,7 @@ pub mod accel;
 pub mod archive;
 pub mod bench;
 pub mod bochs;
+pub mod bochs_bench;
 pub mod cmd;
 pub mod config;
 pub mod contention;

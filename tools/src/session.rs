@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::qemu::{Machine, MachineEnd};
+use crate::accel::Accel;
+use crate::qemu::{Machine, MachineEnd, Status};
 use crate::report;
 use crate::tail::{Lines, Tail};
 use crate::trace::model::Model;
@@ -56,7 +57,7 @@ pub fn run(
     interrupted: &dyn Fn() -> bool,
 ) -> Result<Session> {
     let begun = Instant::now();
-    let mut running = machine.start().context("cannot start QEMU (qemu-system-x86_64)")?;
+    let mut running = machine.start().with_context(|| format!("cannot start {}", machine.accel.program()))?;
     let mut watch = Watch::open(machine)?;
     let end = loop {
         let ended = running.poll()?;
@@ -82,12 +83,22 @@ pub fn run(
     view.tick(&watch.model)?;
     view.finish()?;
     Ok(Session {
-        end,
+        end: status_from_trace(machine, end, &watch.model),
         model: watch.model,
         console: watch.console,
         trace_damage: watch.stream.skipped() + watch.stream.unfinished() as u64,
         wall: begun.elapsed(),
     })
+}
+
+/// Bochs has no port for a status: it is powered off, and the trace has the status.
+fn status_from_trace(machine: &Machine, end: SessionEnd, model: &Model) -> SessionEnd {
+    match (machine.accel, end, model.end) {
+        (Accel::Bochs, SessionEnd::Machine(MachineEnd::Off), Some(status)) => {
+            SessionEnd::Machine(MachineEnd::Status(Status(status as u8)))
+        }
+        _ => end,
+    }
 }
 
 /// The machine's two outputs as they are followed.

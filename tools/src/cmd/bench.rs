@@ -6,19 +6,22 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use serde_json::Value;
 use shared_abi::trace_stream::Kind;
 
 use crate::accel::Accel;
-use crate::archive::Check;
+use crate::archive::{Archive, Check};
 use crate::bench;
+use crate::bochs;
+use crate::bochs_bench::{self, Column};
 use crate::cmd::{Programs, exit_code, watched_options, watched_records};
+use crate::iso::{self, Modules};
 use crate::library::Source;
 use crate::machine_bench::{self, Figure, LinuxBoot, Rate};
 use crate::paths;
-use crate::qemu::{Boot, Machine};
+use crate::qemu::{Boot, Firmware, Machine};
 use crate::scenario::Scenario;
 use crate::session::{self, Files, Session, SessionEnd, Silent};
 use crate::trace::model::Model;
@@ -27,6 +30,9 @@ use crate::view::View;
 
 /// One processor, so that the figures for a kick and for ping-pong include the switch.
 const SCENARIO: &str = include_str!("../../scenarios/bench.toml");
+
+/// Its domain.
+const BENCH_NAME: &str = "bench";
 
 /// A domain that is built a second time.
 const AGAIN: &str = include_str!("../../scenarios/bench-again.toml");
@@ -58,6 +64,11 @@ const LINUX_BOOTS: [(u32, &str); 4] = [(1, ""), (2, ""), (2, "timeslice=30000"),
 /// The boot of Linux with so many vCPUs and one more option.
 fn linux_with(vcpus: u32, option: &str) -> String {
     LINUX.replace("vcpus = 2", &format!("vcpus = {vcpus}")).replace("sample=10000", &format!("sample=10000 {option}"))
+}
+
+/// The hypervisor's command line for a scenario.
+fn options(scenario: &Scenario, more: &str) -> String {
+    watched_options(&[&scenario.host.options, &watched_records(&RECORDS), more], true)
 }
 
 /// Shows nothing, and stops when so many domains have been built and begun.
@@ -136,6 +147,11 @@ pub struct Bench {
     #[arg(long, value_name = "SECONDS", default_value_t = 900)]
     timeout: u64,
 
+    /// The calls on Bochs' processors too, beside QEMU's: skylake_x, ryzen, or another of its models; without --only,
+    /// nothing else
+    #[arg(long, value_delimiter = ',', value_name = "MODEL")]
+    bochs: Vec<String>,
+
     /// Only these parts
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PART")]
     only: Vec<Part>,
@@ -148,6 +164,8 @@ pub struct Bench {
 #[derive(Default)]
 struct Results {
     rows: Vec<bench::Row>,
+    /// The same on QEMU's processor and on Bochs'.
+    columns: Vec<Column>,
     figures: Vec<Figure>,
     rates: Vec<Rate>,
     boots: Vec<LinuxBoot>,
@@ -165,6 +183,12 @@ impl Bench {
     /// # Errors
     /// The machine could not be started, or results not be written.
     pub fn run(&self) -> Result<ExitCode> {
+        if let Some(why) = bochs::missing().filter(|_| !self.bochs.is_empty()) {
+            bail!("{why}");
+        }
+        if !self.bochs.is_empty() && !self.wants(Part::Calls) {
+            bail!("--bochs measures the calls, which --only leaves out");
+        }
         let files = Files::create(&self.out)?;
         eprintln!("Measuring in instructions (TCG, -icount shift=0); a few minutes in all, --only leaves parts out.");
         let mut results = Results::default();
@@ -183,12 +207,16 @@ impl Bench {
         if self.wants(Part::Trade) {
             self.trade(&files, &mut results)?;
         }
-        let Results { rows, figures, rates, boots, trades, missing, code } = results;
+        let Results { rows, columns, figures, rates, boots, trades, missing, code } = results;
         if !rows.is_empty() {
             println!("{}", bench::text(&rows));
         }
+        if !columns.is_empty() {
+            println!("{}", bochs_bench::text(&columns));
+        }
         print!("{}", machine_bench::text(&figures, &rates, &boots));
         let mut machine = machine_bench::json(&figures, &rates, &boots);
+        machine["bochs"] = bochs_bench::json(&columns);
         if let Some((trades, store)) = trades {
             print!("{}", trade_bench::text(&trades, store));
             machine["trade"] = trade_bench::json(&trades, store);
@@ -201,7 +229,10 @@ impl Bench {
     }
 
     fn wants(&self, part: Part) -> bool {
-        self.only.is_empty() || self.only.contains(&part)
+        match self.only.as_slice() {
+            [] => self.bochs.is_empty() || part == Part::Calls,
+            only => only.contains(&part),
+        }
     }
 
     /// The table that a guest fills.
@@ -214,6 +245,28 @@ impl Bench {
             results.code = self.report(&session);
             results.missing.extend(missing.into_iter().map(str::to_owned));
         }
+        if !self.bochs.is_empty() {
+            let qemu = self.cpu_model.as_deref().unwrap_or("EPYC");
+            results.columns.push(Column::read(qemu, results.rows.clone(), &session.model, BENCH_NAME));
+        }
+        for model in &self.bochs {
+            self.calls_on_bochs(files, model, results)?;
+        }
+        Ok(())
+    }
+
+    /// The same table on one of Bochs' processors.
+    fn calls_on_bochs(&self, files: &Files, model: &str, results: &mut Results) -> Result<()> {
+        let name = format!("bench-{model}");
+        let machine = self.bochs_machine(files, &name, model, Scenario::parse(SCENARIO, PathBuf::new())?)?;
+        let session = self.run_machine(&machine, &format!("the same on Bochs' {model}"), &mut Silent)?;
+        let rows = bench::rows(&session.model.benches);
+        let missing = bench::missing(&rows);
+        if !missing.is_empty() || exit_code(session.end) != 0 {
+            results.code = self.report(&session);
+            results.missing.extend(missing.into_iter().map(|row| format!("{row}, on {model}")));
+        }
+        results.columns.push(Column::read(model, rows, &session.model, BENCH_NAME));
         Ok(())
     }
 
@@ -326,35 +379,67 @@ impl Bench {
 
     fn session(&self, files: &Files, name: &str, what: &str, scenario: &str, view: &mut dyn View) -> Result<Session> {
         let machine = self.machine(files, name, Scenario::parse(scenario, PathBuf::new())?)?;
+        self.run_machine(&machine, what, view)
+    }
+
+    fn run_machine(&self, machine: &Machine, what: &str, view: &mut dyn View) -> Result<Session> {
         eprint!("{what} ... ");
-        let session = session::run(&machine, Some(Duration::from_secs(self.timeout)), view, &|| false)?;
+        let session = session::run(machine, Some(Duration::from_secs(self.timeout)), view, &|| false)?;
         eprintln!("{:.0} s", session.wall.as_secs_f32());
         Ok(session)
     }
 
+    /// A machine of QEMU's.
     fn machine(&self, files: &Files, name: &str, scenario: Scenario) -> Result<Machine> {
+        let path = files.path(&format!("{name}.tar"));
+        let archive = self.pack(&scenario)?;
+        fs::write(&path, archive.to_bytes()?).with_context(|| format!("cannot write {}", path.display()))?;
+        let boot = Boot::Pvh {
+            hypervisor: paths::hypervisor(self.programs.hypervisor.as_deref())?,
+            archive: Some(path),
+            options: options(&scenario, ""),
+        };
+        Ok(Self::machine_that_boots(files, name, &scenario, boot, Accel::Tcg, self.cpu_model.clone()))
+    }
+
+    /// One of Bochs', which starts from a disc.
+    fn bochs_machine(&self, files: &Files, name: &str, model: &str, scenario: Scenario) -> Result<Machine> {
+        let path = files.path(&format!("{name}.iso"));
+        let hypervisor = paths::hypervisor(self.programs.hypervisor.as_deref())?;
+        let options = options(&scenario, bochs::OPTION);
+        iso::build(&path, &hypervisor, &self.pack(&scenario)?, Modules::Archive, &options, 0)?;
+        let boot = Boot::Iso { path, firmware: Firmware::Bios };
+        let model = Some(bochs::model(model).to_owned());
+        Ok(Self::machine_that_boots(files, name, &scenario, boot, Accel::Bochs, model))
+    }
+
+    fn pack(&self, scenario: &Scenario) -> Result<Archive> {
         let mut library = self.programs.library();
         let domains = scenario.to_boot(&mut library)?;
-        let archive = crate::cmd::pack(&domains, &library, Check::Images)?;
-        let path = files.path(&format!("{name}.tar"));
-        fs::write(&path, archive.to_bytes()?).with_context(|| format!("cannot write {}", path.display()))?;
-        Ok(Machine {
+        crate::cmd::pack(&domains, &library, Check::Images)
+    }
+
+    fn machine_that_boots(
+        files: &Files,
+        name: &str,
+        scenario: &Scenario,
+        boot: Boot,
+        accel: Accel,
+        cpu_model: Option<String>,
+    ) -> Machine {
+        Machine {
             cpus: scenario.host.cpus,
             memory: scenario.host.memory,
-            accel: Accel::Tcg,
-            cpu_model: self.cpu_model.clone(),
+            accel,
+            cpu_model,
             deterministic: true,
-            boot: Boot::Pvh {
-                hypervisor: paths::hypervisor(self.programs.hypervisor.as_deref())?,
-                archive: Some(path),
-                options: watched_options(&[&scenario.host.options, &watched_records(&RECORDS)], true),
-            },
+            boot,
             console: files.path(&format!("{name}-console.log")),
             keyboard: false,
             trace: files.path(&format!("{name}-trace.bin")),
-            messages: files.path(&format!("{name}-qemu.log")),
+            messages: files.path(&format!("{name}-{}.log", accel.program())),
             extra: Vec::new(),
-        })
+        }
     }
 
     fn write(&self, files: &Files, rows: &[bench::Row], machine: Value) -> Result<()> {
