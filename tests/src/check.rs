@@ -4,6 +4,7 @@ use ebb_tools::qemu::{MachineEnd, Status};
 use ebb_tools::session::{Session, SessionEnd};
 use ebb_tools::trace::model::{Domain, Spell, end_reason};
 use shared_abi::guest_event;
+use shared_abi::trace_stream::ExitReason;
 
 use crate::suite::{Test, Typist};
 
@@ -181,6 +182,9 @@ fn check_domains(test: &Test, session: &Session, problems: &mut Vec<String>) {
             problems.push(format!("{name} slept {slept} times in polls and was sent out of {sent}, expected {least}"));
         }
     }
+    for (name, least) in &expect.spins {
+        problems.extend(by_name(name).last().and_then(|domain| wrong_spins(name, domain, *least)));
+    }
     for name in &expect.short_then_complete {
         if !by_name(name).iter().any(|d| completed(d)) {
             problems.push(format!("{name} was never short of memory and then made whole"));
@@ -194,6 +198,18 @@ fn check_domains(test: &Test, session: &Session, problems: &mut Vec<String>) {
     if made_whole < expect.completed_domains {
         problems.push(format!("{made_whole} domains were made whole, expected {} at least", expect.completed_domains));
     }
+}
+
+/// What is wrong with a domain's pause exits, if something is.
+fn wrong_spins(name: &str, domain: &Domain, least: u64) -> Option<String> {
+    let (Some(spins), Some(exits)) = (&domain.spins, &domain.exits) else {
+        return Some(format!("the trace does not tell of {name}'s pause exits"));
+    };
+    let (exits, led) = (exits[ExitReason::Pause as usize], spins.directed + spins.undirected + spins.left_alone);
+    if spins.directed < least {
+        return Some(format!("{name} gave way to a vCPU of its own {} times, expected {least}", spins.directed));
+    }
+    (exits != led).then(|| format!("{name} had {exits} pause exits, and {led} led to something"))
 }
 
 fn completed(domain: &Domain) -> bool {
@@ -228,7 +244,7 @@ mod tests {
     use super::*;
     use ebb_tools::trace::model::{Model, SpellEnd};
     use shared_abi::guest_event::TestResult;
-    use shared_abi::trace_stream::HostSample;
+    use shared_abi::trace_stream::{DomainSpins, HostSample};
     use std::time::Duration;
 
     fn test(expect: &str) -> Test {
@@ -272,6 +288,21 @@ mod tests {
         let all = "lines=['^\\(d{a}\\) hello', '^\\(d1\\) hello']\nnever=['goodbye']\nends={a='powered off'}\nshort-then-complete=['a']";
         assert_eq!(judge(&test(all), &session(0x10)), Outcome::Pass);
         assert_eq!(judge(&test("status=0x12"), &session(0x12)), Outcome::Pass);
+    }
+
+    #[test]
+    fn pause_exits_are_counted() {
+        let untold = |_: &mut Session| {};
+        assert!(failure("spins={a=1}", untold).contains("does not tell of a's pause exits"));
+        for (directed, exits, complaint) in [(4, 6, "4 times, expected 5"), (5, 7, "7 pause exits, and 6 led")] {
+            let spins = move |s: &mut Session| {
+                let domain = s.model.domains.get_mut(&1).unwrap();
+                domain.spins = Some(DomainSpins { directed, undirected: 1, ..DomainSpins::default() });
+                domain.exits = Some([0; ExitReason::COUNT]);
+                domain.exits.as_mut().unwrap()[ExitReason::Pause as usize] = exits;
+            };
+            assert!(failure("spins={a=5}", spins).contains(complaint), "{complaint}");
+        }
     }
 
     #[test]

@@ -109,8 +109,15 @@ impl Environment {
     fn machine(&self, test: &Test, case: &Case, directory: &Path, prefix: &str) -> Result<Machine> {
         let deterministic = test.spec.deterministic || test.spec.deterministic_twice;
         // Records of polls are many, so only those who look at them get them.
-        let polls: &[Kind] = if test.spec.expect.polls.is_empty() { &[] } else { &[Kind::POLL] };
-        let options = watched_options(&[&watched_records(polls), &case.options], deterministic);
+        let expect = &test.spec.expect;
+        let mut more = Vec::new();
+        if !expect.polls.is_empty() {
+            more.push(Kind::POLL);
+        }
+        if !expect.spins.is_empty() {
+            more.extend([Kind::DOMAIN_EXITS, Kind::DOMAIN_SPINS]);
+        }
+        let options = watched_options(&[&watched_records(&more), &case.options], deterministic);
         Ok(Machine {
             cpus: case.cpus,
             memory: test.spec.memory,

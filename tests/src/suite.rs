@@ -179,6 +179,9 @@ pub struct Expect {
     /// vCPUs of a domain, by its name, sleep in `SCHEDOP_poll` at least so often, and at least so many of these sleeps
     /// end by an event sent to the polled port.
     pub polls: std::collections::BTreeMap<String, u64>,
+    /// The processor notices at least so often that a domain, by its name, spins, and another of its vCPUs gets to run;
+    /// each such exit is accounted for.
+    pub spins: std::collections::BTreeMap<String, u64>,
     /// How domains end, by name, in the words of `ebb run`: "powered off", "crashed", "triple fault".
     pub ends: std::collections::BTreeMap<String, String>,
     /// Domains that must be short of memory at some time and then get all of it.
@@ -237,6 +240,7 @@ impl Default for Expect {
             tests: 0,
             logs: std::collections::BTreeMap::new(),
             polls: std::collections::BTreeMap::new(),
+            spins: std::collections::BTreeMap::new(),
             ends: std::collections::BTreeMap::new(),
             short_then_complete: Vec::new(),
             short_domains: 0,
@@ -365,7 +369,7 @@ impl Test {
             None => None,
         };
         let expect = &spec.expect;
-        let named = expect.ends.keys().chain(expect.logs.keys()).chain(expect.polls.keys());
+        let named = expect.ends.keys().chain(expect.logs.keys()).chain(expect.polls.keys()).chain(expect.spins.keys());
         for domain in named.chain(&expect.short_then_complete) {
             if spec.config.is_none() && !spec.domains.iter().any(|d| d.to_domain(Path::new("")).name == *domain) {
                 bail!("expects something of `{domain}`, which is no domain of it");

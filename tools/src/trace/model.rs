@@ -10,7 +10,8 @@ use shared_abi::guest_event::{
 };
 use shared_abi::sched;
 use shared_abi::trace_stream::{
-    self, DomainBuild, DomainSample, ExitReason, GuestEvent, Header, HostSample, Initialised, Record, Start, VcpuStart,
+    self, DomainBuild, DomainSample, DomainSpins, ExitReason, GuestEvent, Header, HostSample, Initialised, Record,
+    Start, VcpuStart,
 };
 
 /// Everything known from the stream so far.
@@ -94,6 +95,8 @@ pub struct Domain {
     pub started_ns: Option<u64>,
     /// Its exits by [`ExitReason`](trace_stream::ExitReason), known when it has ended.
     pub exits: Option<[u64; ExitReason::COUNT]>,
+    /// What its pause exits led to, known when it has ended.
+    pub spins: Option<DomainSpins>,
     /// When and why it ended.
     pub ended: Option<(u64, u16)>,
     /// Fewest pages it had in a sample.
@@ -213,7 +216,8 @@ impl Model {
             }
             Record::Lost(lost) => self.lost = self.lost.saturating_add(lost.count),
             Record::End(end) => self.end = Some(end.status),
-            Record::VmExit(_) | Record::VcpuSwitch(_) | Record::EventSend(_) | Record::DomainSpins(_) => {}
+            Record::VmExit(_) | Record::VcpuSwitch(_) | Record::EventSend(_) => {}
+            Record::DomainSpins(spins) => self.domains.entry(spins.domid.0).or_default().spins = Some(*spins),
             Record::Poll(poll) => {
                 let polls = &mut self.domains.entry(poll.domid.0).or_default().polls;
                 match poll.what {
