@@ -230,10 +230,12 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     /// One step for each ended domain, and one for a domain that is built again. Whether another should follow. A load when there is none.
+    #[inline]
     pub fn teardown_step(&self) -> bool {
-        if self.endings.load(Ordering::SeqCst) == 0 {
-            return false;
-        }
+        self.endings.load(Ordering::SeqCst) != 0 && self.step_endings()
+    }
+
+    fn step_endings(&self) -> bool {
         let mut more = self.construction_step();
         for domain in self.each_domain() {
             if domain.lifecycle.state() == State::Ending {

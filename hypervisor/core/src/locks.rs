@@ -176,6 +176,7 @@ impl<T, const RANK: u8> RwLock<T, RANK> {
     }
 
     /// Spins until no writer holds the lock.
+    #[inline]
     pub fn read(&self) -> ReadGuard<'_, T, RANK> {
         acquire(RANK);
         ReadGuard { inner: self.inner.read() }

@@ -403,8 +403,13 @@ impl<M: Machine> P2m<M> {
     }
 
     /// Retires what [`P2m::detach_if`] took out.
-    pub(crate) fn retire_leaf(&mut self, frames: Frames<'_, M>, leaf: Leaf, order: u32, retired: &mut Retired) {
-        self.retire(frames, Entry::Leaf(leaf), order / 9, retired);
+    #[inline]
+    pub(crate) fn retire_leaf(&self, frames: Frames<'_, M>, leaf: Leaf, order: u32, retired: &mut Retired) {
+        match leaf.kind {
+            FrameKind::Ram => retired.push(frames.heap, Extent::from_record(leaf.mfn, order)),
+            FrameKind::Hypervisor => retired.note_change(),
+            FrameKind::Foreign | FrameKind::Grant => retired.push_foreign(PinnedFrame::from_record(leaf.mfn)),
+        }
     }
 
     /// Gives the root back, once nothing is mapped.
@@ -503,7 +508,7 @@ impl<M: Machine> P2m<M> {
 
     /// After an addition at `slot`: puts superpages together, here or where they wait, if it is time for one.
     fn heal(&mut self, frames: Frames<'_, M>, gfn: Gfn, slot: Slot, retired: &mut Retired) {
-        let whole = may_be_superpage(frames, slot).is_some();
+        let whole = is_full(frames, slot) && may_be_superpage(frames, slot).is_some();
         if self.heal_credit < HEAL_CREDIT {
             self.heal_credit += 1;
             if whole && !self.to_heal.iter().any(|waiting| waiting.0 >> 9 == gfn.0 >> 9) {
@@ -563,13 +568,7 @@ impl<M: Machine> P2m<M> {
     fn retire(&mut self, frames: Frames<'_, M>, old: Entry, level: u32, retired: &mut Retired) {
         match old {
             Entry::Absent => {}
-            Entry::Leaf(Leaf { mfn, kind: FrameKind::Ram, .. }) => {
-                retired.push(frames.heap, Extent::from_record(mfn, 9 * level));
-            }
-            Entry::Leaf(Leaf { kind: FrameKind::Hypervisor, .. }) => retired.note_change(),
-            Entry::Leaf(Leaf { mfn, kind: FrameKind::Foreign | FrameKind::Grant, .. }) => {
-                retired.push_foreign(PinnedFrame::from_record(mfn));
-            }
+            Entry::Leaf(leaf) => self.retire_leaf(frames, leaf, 9 * level, retired),
             Entry::Table(table) => {
                 for index in 0..ENTRIES {
                     let slot = Slot { table, level: level - 1, index };
@@ -597,12 +596,16 @@ fn count(heap: &FrameHeap, table: Mfn) -> &core::sync::atomic::AtomicU32 {
     &heap.frame(table.0 as u32).count
 }
 
+/// Whether every entry of the table of `slot` is in use.
+#[inline]
+fn is_full<M: Machine>(frames: Frames<'_, M>, slot: Slot) -> bool {
+    count(frames.heap, slot.table).load(Ordering::Relaxed) == ENTRIES
+}
+
 /// The first leaf of the superpage that the table of `changed` may form: a look at the first entry and at `changed`, the
 /// latest, which makes the common "no" cheap.
 fn may_be_superpage<M: Machine>(frames: Frames<'_, M>, changed: Slot) -> Option<Leaf> {
-    if changed.level >= M::Format::largest_leaf_level()
-        || count(frames.heap, changed.table).load(Ordering::Relaxed) != ENTRIES
-    {
+    if changed.level >= M::Format::largest_leaf_level() || !is_full(frames, changed) {
         return None;
     }
     let order = 9 * changed.level;

@@ -49,16 +49,21 @@ pub fn handle<C: VirtualCpu>(
     msrs: &mut msr::StoredMsrs,
     exit: VmExit,
 ) {
-    if exit != VmExit::Hypercall {
-        if exit == VmExit::Cpuid {
-            return cpuid::answer(hv, vcpu, hw);
+    match exit {
+        VmExit::Hypercall if hw.width() == Width::Bits64 => {
+            let registers = [register::RDI, register::RSI, register::RDX, register::R10, register::R8];
+            hypercall(hv, vcpu, hw, Width::Bits64, registers);
         }
-        Context { hv, vcpu, guest: Guest { hw, msrs } }.other(exit);
-    } else if hw.width() == Width::Bits64 {
-        let registers = [register::RDI, register::RSI, register::RDX, register::R10, register::R8];
-        hypercall(hv, vcpu, hw, Width::Bits64, registers);
-    } else {
-        narrow_hypercall(hv, vcpu, hw);
+        VmExit::Hypercall => narrow_hypercall(hv, vcpu, hw),
+        VmExit::Cpuid => cpuid::answer(hv, vcpu, hw),
+        VmExit::Halt => {
+            let enabled = hw.rflags() & RFLAGS_IF != 0;
+            hw.advance(1);
+            hv.halt(vcpu, enabled);
+        }
+        // Served by the way back into the loop.
+        VmExit::ExternalInterrupt | VmExit::Window => {}
+        other => Context { hv, vcpu, guest: Guest { hw, msrs } }.other(other),
     }
 }
 
@@ -97,15 +102,10 @@ impl Context<'_> {
     #[inline(never)]
     fn other(&mut self, exit: VmExit) {
         match exit {
-            // `handle` has served the first two.
-            VmExit::Hypercall | VmExit::Cpuid | VmExit::ExternalInterrupt | VmExit::Window => {}
+            // `handle` has served these.
+            VmExit::Hypercall | VmExit::Cpuid | VmExit::Halt | VmExit::ExternalInterrupt | VmExit::Window => {}
             VmExit::Nmi if crate::virt::any::nmi_is_pending() => {}
             VmExit::Nmi => crate::nmi::taken(None),
-            VmExit::Halt => {
-                let enabled = self.guest.hw.rflags() & RFLAGS_IF != 0;
-                self.guest.hw.advance(1);
-                self.hv.halt(self.vcpu, enabled);
-            }
             VmExit::Pause => {
                 self.guest.hw.advance(2);
                 let window = sched::pause::pause_exit(self.hv, self.vcpu);

@@ -176,7 +176,13 @@ fn run_on<C: VirtualCpu>(hv: &Hypervisor<Glue>, vcpu: &Vcpu, hw: &mut C, msrs: &
             }
             continue;
         }
-        let Some(exit) = enter(hv, per_cpu, vcpu, state, hw) else { continue };
+        // From here on a CPU that changes translations or wants this one's attention sends a kick, which ends the entry.
+        per_cpu.enter_guest(vcpu.domain().id);
+        if !per_cpu.attention().is_empty() {
+            per_cpu.leave_guest();
+            continue;
+        }
+        let exit = enter(hv, per_cpu, vcpu, state, hw);
         this.set_packed_activity(exiting);
         exit::handle(hv, vcpu, hw, msrs, exit);
     };
@@ -184,7 +190,7 @@ fn run_on<C: VirtualCpu>(hv: &Hypervisor<Glue>, vcpu: &Vcpu, hw: &mut C, msrs: &
     next
 }
 
-/// One entry, until the exit that ends it; none when something came up just before.
+/// One entry, until the exit that ends it.
 #[inline]
 fn enter<C: VirtualCpu>(
     hv: &Hypervisor<Glue>,
@@ -192,14 +198,8 @@ fn enter<C: VirtualCpu>(
     vcpu: &Vcpu,
     state: &ebb_core::Vcpu<Glue>,
     hw: &mut C,
-) -> Option<VmExit> {
+) -> VmExit {
     let domain = vcpu.domain();
-    // From here on a CPU that changes translations or wants this one's attention sends a kick, which ends the entry.
-    per_cpu.enter_guest(domain.id);
-    if !per_cpu.attention().is_empty() {
-        per_cpu.leave_guest();
-        return None;
-    }
     let stale = state.translations_are_stale(domain.memory.translation_generation());
     if hv.nothing_waits(state) {
         hw.prepare_quiet(stale);
@@ -211,13 +211,13 @@ fn enter<C: VirtualCpu>(
     let exit = hw.run();
     per_cpu.leave_guest();
     state.counters.count_exit(exit.reason());
-    if exit == VmExit::ExternalInterrupt {
+    if matches!(exit, VmExit::ExternalInterrupt) {
         instr::take_interrupts();
     }
     if let Some(tpr) = hw.take_changed_tpr() {
         hv.set_tpr(vcpu, tpr);
     }
-    Some(exit)
+    exit
 }
 
 /// The preparation of an entry for which something waits.

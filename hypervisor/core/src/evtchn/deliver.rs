@@ -23,7 +23,7 @@ use shared_abi::trace_stream::{EventSend, Kind};
 use shared_abi::xen::{Errno, Port, VcpuId, Virq, vcpu_info_offset as offset};
 use zerocopy::IntoBytes;
 
-use super::port::{Binding, PortEntry};
+use super::port::{Binding, Packed, PortEntry};
 use super::{fifo, two_level};
 use crate::domain::Domain;
 use crate::hypervisor::Hypervisor;
@@ -76,7 +76,8 @@ fn raise_remote<M: Machine>(
         return;
     };
     let there = entry.load();
-    if there.binding() == Binding::Interdomain(from.id, from_port) {
+    // Compared as it is packed, which takes less than to unpack it.
+    if there == Packed::new(Binding::Interdomain(from.id, from_port), there.vcpu()) {
         raise(hv, to, to_port, entry, there.vcpu());
     }
 }
@@ -121,6 +122,7 @@ pub(super) fn raise<M: Machine>(
     vcpu: VcpuId,
 ) {
     let events = &domain.events;
+    let Some(vcpu) = domain.vcpus.get(vcpu.index()) else { return };
     events.sent.fetch_add(1, Ordering::Relaxed);
     let Some(pass) = events.gate.enter(&hv.machine) else {
         return;
@@ -141,7 +143,7 @@ pub(super) fn raise<M: Machine>(
 /// Unmasks `port` and delivers what was pending.
 pub(super) fn unmask<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>, port: Port) -> Result<(), Errno> {
     let entry = domain.events.ports.get(port).ok_or(Errno::EINVAL)?;
-    let vcpu = entry.load().vcpu();
+    let vcpu = domain.vcpus.get(entry.load().vcpu().index()).ok_or(Errno::EINVAL)?;
     let Some(pass) = domain.events.gate.enter(&hv.machine) else {
         return Ok(());
     };
@@ -169,7 +171,7 @@ pub fn port_pending<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, port: Po
 }
 
 #[inline]
-fn settle<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>, port: Port, vcpu: VcpuId, outcome: Outcome) {
+fn settle<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>, port: Port, vcpu: &Vcpu<M>, outcome: Outcome) {
     if outcome.upcall {
         notify(hv, domain, vcpu);
     }
@@ -180,11 +182,10 @@ fn settle<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>, port: Port, v
 
 /// Tells a vCPU of the domain that its upcall is pending.
 #[inline]
-pub(super) fn notify<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>, vcpu: VcpuId) {
-    let Some(state) = domain.vcpus.get(vcpu.index()) else { return };
+fn notify<M: Machine>(hv: &Hypervisor<M>, domain: &Arc<Domain<M>>, vcpu: &Vcpu<M>) {
     // The one that runs here sees the byte before its next entry. That is the whole of what `announce` would find.
-    if state.events.upcall_vector().is_some() || !hv.runs_here(state) {
-        notify_elsewhere(hv, domain, vcpu);
+    if vcpu.events.upcall_vector().is_some() || !hv.runs_here(vcpu) {
+        notify_elsewhere(hv, domain, vcpu.id);
     }
 }
 
@@ -219,8 +220,8 @@ pub(super) fn mark_upcall<M: Machine>(hv: &Hypervisor<M>, vcpu: &Vcpu<M>) -> boo
 /// still has its memory: for a vCPU that runs, is about to, or is about to block. `evtchn_upcall_mask` does not count:
 /// it belongs to paravirtual guests, and Xen ignores it for the others, which leave whatever value it has.
 #[inline]
-pub fn upcall_deliverable<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) -> bool {
-    upcall_pending(hv, vcpu) && vcpu.events.upcall_vector().is_none() && vcpu.domain().hvm.callback_vector().is_some()
+pub fn upcall_deliverable<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, vcpu: &Vcpu<M>) -> bool {
+    upcall_pending(hv, vcpu) && vcpu.events.upcall_vector().is_none() && domain.hvm.callback_vector().is_some()
 }
 
 /// Whether `evtchn_upcall_pending` is set.

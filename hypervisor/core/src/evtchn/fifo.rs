@@ -167,7 +167,7 @@ pub fn set_pending<M: Machine>(
     domain: &Domain<M>,
     port: Port,
     entry: &PortEntry,
-    vcpu: VcpuId,
+    vcpu: &Vcpu<M>,
 ) -> Outcome {
     let array = &domain.events.array;
     let word = match array.word(hv, port) {
@@ -192,7 +192,7 @@ pub fn unmask<M: Machine>(
     domain: &Domain<M>,
     port: Port,
     entry: &PortEntry,
-    vcpu: VcpuId,
+    vcpu: &Vcpu<M>,
 ) -> Outcome {
     let Some(word) = domain.events.array.word(hv, port) else {
         return Outcome::default();
@@ -233,17 +233,14 @@ struct Event<'a> {
 
 /// Puts an event on its queue. True if the vCPU's upcall became pending by it.
 #[inline(always)]
-fn link<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, event: Event<'_>, vcpu: VcpuId) -> bool {
-    let Some(vcpu) = domain.vcpus.get(vcpu.index()) else {
-        return false;
-    };
+fn link<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, event: Event<'_>, vcpu: &Vcpu<M>) -> bool {
     // Without a control block there is no queue; the guest must not unmask before it has made one.
     let Some(control) = vcpu.events.fifo.control() else {
         return false;
     };
     let priority = event.entry.priority.load(Ordering::Relaxed);
     let target = QueueId::new(vcpu.id, priority);
-    if !put_on_queue(hv, domain, event, target, control) {
+    if !put_on_queue(hv, domain, event, vcpu, target, control) {
         return false;
     }
     let ready_at = control.0 + core::mem::offset_of!(FifoControlBlock, ready) as u64;
@@ -252,12 +249,13 @@ fn link<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, event: Event<'_>, vc
     ready.fetch_or(flag, Ordering::SeqCst) & flag == 0 && mark_upcall(hv, vcpu)
 }
 
-/// Locks the queues concerned and links. True if the event became the queue's head.
+/// Locks the queues concerned and links; `target` is one of `vcpu`'s. True if the event became the queue's head.
 #[inline(always)]
 fn put_on_queue<M: Machine>(
     hv: &Hypervisor<M>,
     domain: &Domain<M>,
     event: Event<'_>,
+    vcpu: &Vcpu<M>,
     target: QueueId,
     control: MachineAddress,
 ) -> bool {
@@ -265,8 +263,7 @@ fn put_on_queue<M: Machine>(
     if last != target {
         return move_to_queue(hv, domain, event, last, target, control);
     }
-    let Some(tail) = target.tail(domain) else { return false };
-    let mut tail = tail.lock();
+    let mut tail = vcpu.events.fifo.tails[target.priority()].lock();
     event.entry.last_queue.load(Ordering::SeqCst) == target.0 && append(hv, domain, event, target, control, &mut tail)
 }
 

@@ -39,6 +39,7 @@ const IPI: u8 = 4;
 
 impl Packed {
     /// Packs a binding that signals `vcpu`.
+    #[inline]
     pub fn new(binding: Binding, vcpu: VcpuId) -> Self {
         debug_assert!(vcpu.0 < 256);
         let (kind, domain, rest) = match binding {

@@ -8,13 +8,14 @@
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use shared_abi::event_channel::{TWO_LEVEL_NR_CHANNELS, TWO_LEVEL_NR_CHANNELS_32};
-use shared_abi::xen::{Mfn, Port, VcpuId, shared_info_offset, vcpu_info_offset};
+use shared_abi::xen::{Mfn, Port, shared_info_offset, vcpu_info_offset};
 
 use super::DomainEvents;
 use super::deliver::{Outcome, mark_upcall};
 use crate::domain::Domain;
 use crate::hypervisor::Hypervisor;
 use crate::machine::{Machine, MachineAddress};
+use crate::vcpu::Vcpu;
 
 /// Where `evtchn_mask` begins in a 32-bit guest's shared_info.
 const EVTCHN_MASK_32: usize = shared_info_offset::EVTCHN_PENDING + 32 * 4;
@@ -49,7 +50,7 @@ fn mask_bit<'a, M: Machine>(hv: &'a Hypervisor<M>, events: &DomainEvents, port: 
 
 /// Makes `port` pending; see [`super::deliver`] for the order of the steps.
 #[inline]
-pub fn set_pending<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, port: Port, vcpu: VcpuId) -> Outcome {
+pub fn set_pending<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, port: Port, vcpu: &Vcpu<M>) -> Outcome {
     let events = &domain.events;
     let Some((pending, flag)) = pending_bit(hv, events, port) else {
         return Outcome::default();
@@ -65,7 +66,7 @@ pub fn set_pending<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, port: Por
 }
 
 /// Clears the mask bit of `port`, and delivers if that unmasked a pending event.
-pub fn unmask<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, port: Port, vcpu: VcpuId) -> Outcome {
+pub fn unmask<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, port: Port, vcpu: &Vcpu<M>) -> Outcome {
     let events = &domain.events;
     let Some((mask, flag)) = mask_bit(hv, events, port) else {
         return Outcome::default();
@@ -88,10 +89,7 @@ pub fn clear_pending<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, port: P
 }
 
 /// Notes the port's word in the vCPU's selector. True if the upcall became pending by it.
-fn select<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, port: Port, vcpu: VcpuId) -> bool {
-    let Some(vcpu) = domain.vcpus.get(vcpu.index()) else {
-        return false;
-    };
+fn select<M: Machine>(hv: &Hypervisor<M>, domain: &Domain<M>, port: Port, vcpu: &Vcpu<M>) -> bool {
     let Some(info) = vcpu.events.info() else {
         return false;
     };

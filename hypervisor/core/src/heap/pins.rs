@@ -107,8 +107,8 @@ impl FrameHeap {
 
     fn region_pinned(&self, extent: &Extent) -> bool {
         let first = extent.first().0 >> REGION_ORDER;
-        let last = (extent.first().0 + extent.frames() - 1) >> REGION_ORDER;
-        (first..=last).any(|region| self.region_pins[region as usize].load(Ordering::SeqCst) != 0)
+        let end = ((extent.first().0 + extent.frames() - 1) >> REGION_ORDER) + 1;
+        self.region_pins[first as usize..end as usize].iter().any(|pins| pins.load(Ordering::SeqCst) != 0)
     }
 
     /// Turns the record of one block into records of blocks of order `piece`. The caller owns the block.

@@ -46,7 +46,7 @@ impl<M: Machine> Hypervisor<M> {
     /// injects it at the entry that follows.
     pub fn prepare_entry(&self, vcpu: &VcpuRef<M>, can: Interruptibility) -> EntryPlan {
         let attention = vcpu.attention();
-        self.prepare_busy_entry(vcpu, can, attention, evtchn::upcall_deliverable(self, vcpu))
+        self.prepare_busy_entry(vcpu, can, attention, evtchn::upcall_deliverable(self, vcpu.domain(), vcpu))
     }
 
     fn prepare_busy_entry(

@@ -197,12 +197,15 @@ impl Touched {
 }
 
 /// Takes run time for `vcpu` out of its domain's pool, or parks it.
+#[inline]
 pub(super) fn fund<M: Machine>(vcpu: &VcpuRef<M>, now: u64, touched: &mut Touched) -> Funding {
+    if vcpu.domain().sched.cap.percent() == 0 { Funding::Uncapped } else { fund_capped(vcpu, now, touched) }
+}
+
+#[inline(never)]
+fn fund_capped<M: Machine>(vcpu: &VcpuRef<M>, now: u64, touched: &mut Touched) -> Funding {
     let domain = vcpu.domain();
     let cap = &domain.sched.cap;
-    if cap.percent() == 0 {
-        return Funding::Uncapped;
-    }
     let mut pool = cap.pool.lock();
     let percent = cap.percent();
     if percent == 0 {

@@ -72,11 +72,11 @@ impl<T: Ranked> IndexedHeap<T> {
         if index >= self.items.len() {
             return None;
         }
-        let item = self.items.swap_remove(index);
-        if index < self.items.len() {
-            self.sink(index);
-            self.rise(index);
-        }
+        let last = self.items.pop()?;
+        let Some(place) = self.items.get_mut(index) else { return Some(last) };
+        let item = core::mem::replace(place, last);
+        self.sink(index);
+        self.rise(index);
         Some(item)
     }
 

@@ -67,9 +67,17 @@ fn poll<M: Machine>(call: &mut Call<'_, M>, argument: u64) -> CallResult {
     if request.nr_ports > abi::POLL_MAX_PORTS {
         return Err(Errno::EINVAL);
     }
-    let mut ports = [Port(0); abi::POLL_MAX_PORTS as usize];
-    let ports = &mut ports[..request.nr_ports as usize];
-    call.read_guest_slice(request.ports.address(), ports)?;
+    let (one, mut many): (Port, [Port; abi::POLL_MAX_PORTS as usize]);
+    // The waiter of a lock has one port, and is in a hurry.
+    let ports = if request.nr_ports == 1 {
+        one = call.read_guest(request.ports.address())?;
+        core::slice::from_ref(&one)
+    } else {
+        many = [Port(0); _];
+        let ports = &mut many[..request.nr_ports as usize];
+        call.read_guest_slice(request.ports.address(), ports)?;
+        ports
+    };
     let domain = call.current.domain();
     if !ports.iter().all(|port| evtchn::port_is_valid(domain, *port)) {
         return Err(Errno::EINVAL);

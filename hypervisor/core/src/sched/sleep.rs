@@ -22,15 +22,16 @@ use crate::{evtchn, lifecycle, timer};
 
 /// Whether something waits that `vcpu` should be awake for. With interrupts off only an NMI or a fresh start is.
 fn has_reason_to_wake<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>, deaf: bool) -> bool {
-    let attention = vcpu.attention();
+    let state: &Vcpu<M> = vcpu;
+    let attention = state.attention();
     if attention.intersects(Attention::NMI | Attention::START) {
         return true;
     }
     if deaf {
         return false;
     }
-    evtchn::upcall_deliverable(hv, vcpu)
-        || (attention.contains(Attention::LAPIC) && vcpu.lapic.lock().deliverable().is_some())
+    evtchn::upcall_deliverable(hv, vcpu.domain(), state)
+        || (attention.contains(Attention::LAPIC) && state.lapic.lock().deliverable().is_some())
 }
 
 /// Ends a sleep, unless it is one with interrupts off. What it is woken for must be visible already.
@@ -41,9 +42,7 @@ pub fn wake<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) {
 
 /// Puts the current vCPU to sleep until an event or interrupt it could take; not at all if there is one.
 pub fn block<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) {
-    if !has_reason_to_wake(hv, vcpu, false) {
-        fall_asleep(hv, vcpu, Sleep::Event, false, || false);
-    }
+    fall_asleep(hv, vcpu, Sleep::Event, false, || false);
 }
 
 /// Lets other vCPUs that wait on this CPU go first.
@@ -60,17 +59,17 @@ fn fall_asleep<M: Machine>(
     deaf: bool,
     ready: impl Fn() -> bool,
 ) -> bool {
+    let state: &Vcpu<M> = vcpu;
     // A poll that ended before its CPU chose again has left its traces.
     end_poll(hv, vcpu);
     if sleep == Sleep::Poll {
-        let domain = vcpu.domain();
-        domain.sched.pollers.fetch_or(bit(vcpu.id), Ordering::SeqCst);
+        vcpu.domain().sched.pollers.fetch_or(bit(state.id), Ordering::SeqCst);
     }
-    vcpu.sched.word.update(|word| word.sleep(sleep));
+    state.sched.word.update(|word| word.sleep(sleep));
     fence(Ordering::SeqCst);
     if ready() || has_reason_to_wake(hv, vcpu, deaf) {
         // It still has its CPU, so there is nothing to queue.
-        let change = vcpu.sched.word.update(|word| if sleep == Sleep::Deaf { word.wake_deaf() } else { word.wake() });
+        let change = state.sched.word.update(|word| if sleep == Sleep::Deaf { word.wake_deaf() } else { word.wake() });
         debug_assert!(!change.must_enqueue());
         end_poll(hv, vcpu);
         return false;
@@ -94,7 +93,7 @@ pub(super) fn poll<M: Machine>(
     interrupts: bool,
     ready: impl Fn() -> bool,
 ) {
-    if ready() || has_reason_to_wake(hv, vcpu, !interrupts) {
+    if ready() {
         return;
     }
     vcpu.sched.poll_port.store(port.map_or(0, |port| port.0), Ordering::Relaxed);
@@ -127,13 +126,17 @@ fn wake_poller<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>, what: u16, por
 }
 
 /// Removes what a poll left: the bit in the domain's mask, the timeout. Called where the vCPU is in this CPU's hands.
+#[inline]
 pub(crate) fn end_poll<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) {
     if vcpu.sched.word.load().is_poller() {
-        let domain = vcpu.domain();
-        domain.sched.pollers.fetch_and(!bit(vcpu.id), Ordering::SeqCst);
-        vcpu.sched.word.update(Word::poll_ended);
-        timer::set_poll_timeout(hv, vcpu, None);
+        clear_poll(hv, vcpu);
     }
+}
+
+fn clear_poll<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) {
+    vcpu.domain().sched.pollers.fetch_and(!bit(vcpu.id), Ordering::SeqCst);
+    vcpu.sched.word.update(Word::poll_ended);
+    timer::set_poll_timeout(hv, vcpu, None);
 }
 
 /// The time of a poll is up.

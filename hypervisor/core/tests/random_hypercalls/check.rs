@@ -65,7 +65,11 @@ fn check_cpu(world: &World, cpu: usize) {
             let taken = interrupt_window || matches!(injected, Some(Injection::External(_)));
             let tidy = world.known.iter().any(|known| known.tidy && known.is(vcpu.domain()));
             if tidy && !taken {
-                assert!(!evtchn::upcall_deliverable(hv, vcpu), "{} runs and was not told of an event", name(vcpu));
+                assert!(
+                    !evtchn::upcall_deliverable(hv, vcpu.domain(), vcpu),
+                    "{} runs and was not told of an event",
+                    name(vcpu)
+                );
             }
             if !taken {
                 assert_eq!(vcpu.lapic.lock().deliverable(), None, "{} was not told of an interrupt", name(vcpu));
@@ -155,7 +159,7 @@ fn check_sleep(world: &World, known: &Known, vcpu: &Ref) {
     if !known.tidy {
         return;
     }
-    let event = evtchn::upcall_deliverable(hv, vcpu);
+    let event = evtchn::upcall_deliverable(hv, vcpu.domain(), vcpu);
     assert!(!takes_interrupts || !event, "{} sleeps through an event", name(vcpu));
     if let Some(poll) = poll {
         for port in &poll.ports {

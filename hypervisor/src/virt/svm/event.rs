@@ -49,17 +49,23 @@ impl SvmVcpu {
     #[inline]
     pub(super) fn after_exit(&mut self) {
         self.nmi_ending = false;
-        let control = &mut self.vmcb.control;
-        control.event_injection = 0;
-        let interrupted = control.exit_int_info;
-        if interrupted & event::VALID != 0 {
-            // An INT n is executed again from its own address; everything else is injected again.
-            if interrupted & event::TYPE_MASK != event::TYPE_SOFTWARE || interrupted == self.as_software {
-                control.event_injection = with_true_type(interrupted);
-            }
-            control.exit_int_info = 0;
+        self.vmcb.control.event_injection = 0;
+        if self.vmcb.control.exit_int_info & event::VALID == 0 {
+            self.as_software = 0;
+        } else {
+            self.inject_again();
         }
-        if control.event_injection == 0 {
+    }
+
+    /// The exit came in the middle of an event's delivery.
+    #[inline(never)]
+    fn inject_again(&mut self) {
+        let control = &mut self.vmcb.control;
+        let interrupted = core::mem::take(&mut control.exit_int_info);
+        // An INT n is executed again from its own address; everything else is injected again.
+        if interrupted & event::TYPE_MASK != event::TYPE_SOFTWARE || interrupted == self.as_software {
+            control.event_injection = with_true_type(interrupted);
+        } else {
             self.as_software = 0;
         }
     }

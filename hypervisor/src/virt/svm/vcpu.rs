@@ -355,7 +355,7 @@ impl VirtualCpu for SvmVcpu {
             return VmExit::Hypercall;
         }
         let exit = exit::translate(&self.vmcb.control);
-        if exit == VmExit::Window {
+        if matches!(exit, VmExit::Window) {
             self.window_came();
         }
         exit

@@ -179,7 +179,7 @@ impl<'a> Guest<'a> {
 
     /// Whether the guest would be called back on this vCPU.
     pub fn upcall(&self, vcpu: u32) -> bool {
-        evtchn::upcall_deliverable(self.hv, &testing::vcpu(&self.domain, vcpu))
+        evtchn::upcall_deliverable(self.hv, &self.domain, &testing::vcpu(&self.domain, vcpu))
     }
 
     fn fifo(&self) -> bool {
