@@ -87,6 +87,17 @@ benches! {
     TMEM_MISS = 24, "tmem get that misses", 0, 0, 1_200;
     /// A page forgotten.
     TMEM_FLUSH = 25, "tmem flush of a page", 0, 0, 2_000;
+    /// The plain ticketlock taken and let go, nobody else wanting it.
+    NATIVE_LOCK = 26, "native ticketlock, lock and unlock", 0, 0, 20;
+    /// The PV ticketlock: as much.
+    PV_LOCK = 27, "PV ticketlock, lock and unlock", 0, 0, 20;
+    /// The kernel's mutex.
+    MUTEX_LOCK = 28, "mutex, lock and unlock", 0, 0, 40;
+    /// From the call of a lock's waiter that goes to sleep to the first instruction of the vCPU that was waiting for the
+    /// CPU.
+    BLOCK = 29, "block: poll until the other vCPU runs, one CPU", 0, 0, 2_500;
+    /// What it costs to wake such a sleeper: the call. [`BenchId::KICK_TO_WAKE`] is the whole way.
+    KICK = 30, "kick: send that wakes a sleeper", 0, 0, 1_200;
 }
 
 impl BenchId {
@@ -147,7 +158,7 @@ mod tests {
             assert!(!measured || bench.aim < bench.xen_next_rip && bench.xen_next_rip <= bench.xen_tcg);
         }
         assert_eq!(BenchId(0).row(), None);
-        assert_eq!(BenchId(26).row(), None);
+        assert_eq!(BenchId(31).row(), None);
         assert_eq!(BenchId(u16::MAX).row(), None);
     }
 }

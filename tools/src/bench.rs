@@ -122,7 +122,7 @@ mod tests {
         assert_eq!((rows[0].meets_aim(), rows[1].meets_aim(), rows[2].meets_aim()), (Some(true), Some(false), None));
         assert_eq!(missing(&rows).len(), TABLE.len() - 2);
         let text = text(&rows);
-        assert!(text.contains("1 of 25 aims reached"), "{text}");
+        assert!(text.contains("1 of 30 aims reached"), "{text}");
         assert_eq!(text.matches("above the aim").count(), 1);
     }
 

@@ -5,6 +5,7 @@
 //! Rows that need a second vCPU are skipped without one; they mean what they say when both vCPUs share one processor.
 
 mod events;
+mod locks;
 mod memory;
 mod pair;
 mod simple;
@@ -57,6 +58,11 @@ const ROWS: &[(BenchId, Row)] = &[
     (BenchId::TMEM_GET, tmem::get),
     (BenchId::TMEM_MISS, tmem::miss),
     (BenchId::TMEM_FLUSH, tmem::flush),
+    (BenchId::NATIVE_LOCK, locks::native),
+    (BenchId::PV_LOCK, locks::pv),
+    (BenchId::MUTEX_LOCK, locks::mutex),
+    (BenchId::BLOCK, pair::block),
+    (BenchId::KICK, pair::kick),
 ];
 
 /// The cost of reading the clock twice.

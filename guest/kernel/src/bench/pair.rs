@@ -3,7 +3,7 @@
 //! The partner is a thread tied to vCPU 1; the measuring side runs in a thread tied to vCPU 0. Ports used with poll are
 //! masked, so that no upcall gets in between; those used with HLT are not.
 
-use super::{Outcome, SAMPLES, WARM_UP};
+use super::{Outcome, SAMPLES, WARM_UP, time};
 use crate::event_loop::Loop;
 use crate::events::EventPort;
 use crate::{cpu, events, smp, thread};
@@ -77,6 +77,66 @@ pub fn kick_to_wake() -> Outcome {
 /// There and back.
 pub fn ping_pong_poll() -> Outcome {
     on_first(|| by_poll(|start, _, end| end - start))
+}
+
+/// From a poll that sleeps to the other vCPU, which was waiting for the CPU: it has yielded.
+pub fn block() -> Outcome {
+    on_first(|| {
+        let back = Loop::new(0)?;
+        let stamp = Arc::new(AtomicU64::new(0));
+        let partner = {
+            let (answer, stamp) = (back.near, stamp.clone());
+            thread::spawn("partner", Some(1), move || {
+                for _ in 0..ROUNDS {
+                    let _ = sched::yield_now();
+                    stamp.store(cpu::rdtsc(), Ordering::SeqCst);
+                    let _ = event_channel::send(answer);
+                }
+            })?
+        };
+        let mut samples = Vec::with_capacity(SAMPLES);
+        for round in 0..ROUNDS {
+            // The partner is in its yield; after its send it goes there again.
+            let start = cpu::rdtsc();
+            poll_for(back.far);
+            if round >= WARM_UP {
+                samples.push(stamp.load(Ordering::SeqCst).saturating_sub(start));
+            }
+        }
+        partner.join();
+        Ok(samples)
+    })
+}
+
+/// A send that wakes the partner, until the call returns.
+pub fn kick() -> Outcome {
+    on_first(|| {
+        let there = Loop::new(1)?;
+        let back = Loop::new(0)?;
+        let partner = {
+            let (port, answer) = (there.far, back.near);
+            thread::spawn("partner", Some(1), move || {
+                for _ in 0..ROUNDS {
+                    poll_for(port);
+                    let _ = event_channel::send(answer);
+                }
+            })?
+        };
+        thread::sleep(10_000_000);
+        let mut samples = Vec::with_capacity(SAMPLES);
+        for round in 0..ROUNDS {
+            let (ticks, result) = time(|| event_channel::send(there.near));
+            result.map_err(|errno| format!("{errno}"))?;
+            poll_for(back.far);
+            if round >= WARM_UP {
+                samples.push(ticks);
+            }
+            // The partner goes back to its poll.
+            let _ = sched::yield_now();
+        }
+        partner.join();
+        Ok(samples)
+    })
 }
 
 /// Halts until `port` has counted `count` events.
