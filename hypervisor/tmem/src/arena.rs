@@ -6,13 +6,14 @@
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicU16, AtomicU64};
 
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 
 use arrayvec::ArrayVec;
 use spin::Mutex;
 
 use crate::account::{Account, Payer};
-use crate::frames::{Charge, ClientId, Frame, Frames, Kind, Shortage, Spares};
+use crate::frames::{Charge, ClientId, Frame, Frames, Kind, Shortage, Spares, few};
 use crate::shard::{Key, POOLS, Shard, Wants, holds_nodes};
 use crate::vault::{Content, Vault};
 
@@ -21,21 +22,27 @@ pub const SHARDS: usize = 4;
 /// Pages taken out under one hold of a lock.
 const BATCH: usize = 16;
 
+/// In cache lines of its own.
+#[repr(align(128))]
 struct IndexShard {
     inner: Mutex<Shard>,
     /// The stamp of its oldest page, to be read without the lock.
     oldest: AtomicU64,
 }
 
+impl IndexShard {
+    const fn new() -> Self {
+        Self { inner: Mutex::new(Shard::new()), oldest: AtomicU64::new(u64::MAX) }
+    }
+}
+
 /// See the module.
 pub struct Arena {
     client: AtomicU16,
     kind: Kind,
-    shards: [IndexShard; SHARDS],
+    shards: Box<[IndexShard; SHARDS]>,
     /// The contents.
     pub vault: Vault,
-    /// Pages by pool.
-    pages: [AtomicU64; POOLS],
 }
 
 /// Which pages to take out.
@@ -48,16 +55,10 @@ pub enum Which<'a> {
 }
 
 impl Arena {
-    /// An empty one.
-    pub const fn new(client: ClientId, kind: Kind) -> Self {
-        Self {
-            client: AtomicU16::new(client.0),
-            kind,
-            shards: [const { IndexShard { inner: Mutex::new(Shard::new()), oldest: AtomicU64::new(u64::MAX) } };
-                SHARDS],
-            vault: Vault::new(),
-            pages: [const { AtomicU64::new(0) }; POOLS],
-        }
+    /// An empty one; `None` when there is no memory.
+    pub fn try_new(client: ClientId, kind: Kind) -> Option<Self> {
+        let (shards, vault) = (few(IndexShard::new)?, Vault::try_new()?);
+        Some(Self { client: AtomicU16::new(client.0), kind, shards, vault })
     }
 
     /// Who pays.
@@ -78,7 +79,7 @@ impl Arena {
 
     /// Pages of a pool.
     pub fn pages(&self, pool: u8) -> u64 {
-        self.pages[usize::from(pool)].load(Relaxed)
+        self.shards.iter().map(|shard| shard.inner.lock().pages(pool)).sum()
     }
 
     /// Runs `work` on the shard of a number, under its lock.
@@ -86,7 +87,10 @@ impl Arena {
         let place = &self.shards[index % SHARDS];
         let mut shard = place.inner.lock();
         let result = work(&mut shard);
-        place.oldest.store(shard.oldest_stamp(frames), Relaxed);
+        let oldest = shard.oldest_stamp(frames);
+        if place.oldest.load(Relaxed) != oldest {
+            place.oldest.store(oldest, Relaxed);
+        }
         result
     }
 
@@ -95,7 +99,7 @@ impl Arena {
         self.with(frames, key.hash as usize, work)
     }
 
-    /// Enters a page with a reference to its content, and gives the content that was there. `clock` stamps it.
+    /// Enters a page with a reference to its content, and gives the content that was there.
     ///
     /// # Errors
     /// When frames for nodes cannot be obtained; nothing has changed.
@@ -104,19 +108,12 @@ impl Arena {
         payer: &Payer<'_, F>,
         key: &Key,
         content: Content,
-        clock: &AtomicU64,
         mut obtain: impl FnMut() -> Result<Frame, Shortage>,
     ) -> Result<Option<Content>, Shortage> {
         let (mut spares, mut asked) = (Spares::new(), false);
         let result = loop {
-            let inserted = self.at(payer.frames, key, |shard| {
-                let result =
-                    shard.insert(payer.frames, key, content, || clock.fetch_add(1, Relaxed), &mut spares, asked);
-                if let Ok(None) = result {
-                    self.pages[usize::from(key.pool)].fetch_add(1, Relaxed);
-                }
-                result
-            });
+            let inserted =
+                self.at(payer.frames, key, |shard| shard.insert(payer.frames, key, content, &mut spares, asked));
             let wants = match inserted {
                 Ok(old) => break Ok(old),
                 Err(wants) => wants,
@@ -154,7 +151,6 @@ impl Arena {
     pub fn flush<F: Frames>(&self, payer: &Payer<'_, F>, key: &Key, log: bool) -> bool {
         let content = self.at(payer.frames, key, |shard| {
             let node = shard.find(payer.frames, key)?;
-            self.pages[usize::from(key.pool)].fetch_sub(1, Relaxed);
             Some(if log { shard.remove_logged(payer, node) } else { shard.remove(payer, node) })
         });
         if let Some(content) = content {
@@ -165,11 +161,7 @@ impl Arena {
 
     /// Ends an exclusive get; see [`Shard::end_get`].
     pub fn end_get<F: Frames>(&self, payer: &Payer<'_, F>, key: &Key, stamp: u64, copied: bool) {
-        let content = self.at(payer.frames, key, |shard| {
-            let content = shard.end_get(payer, key, stamp, copied)?;
-            self.pages[usize::from(key.pool)].fetch_sub(1, Relaxed);
-            Some(content)
-        });
+        let content = self.at(payer.frames, key, |shard| shard.end_get(payer, key, stamp, copied));
         if let Some(content) = content {
             self.vault.release(payer, content);
         }
@@ -219,15 +211,14 @@ impl Arena {
         out: &mut ArrayVec<Content, BATCH>,
     ) -> bool {
         loop {
-            let (node, pool) = match which {
-                Which::Object(key) => (shard.first_of_object(payer.frames, key), key.pool),
-                Which::Pool(pool) => (shard.first_of_pool(payer.frames, pool), pool),
+            let node = match which {
+                Which::Object(key) => shard.first_of_object(payer.frames, key),
+                Which::Pool(pool) => shard.first_of_pool(payer.frames, pool),
             };
             let Some(node) = node else { return true };
             if out.len() == most {
                 return false;
             }
-            self.pages[usize::from(pool)].fetch_sub(1, Relaxed);
             out.push(if log { shard.remove_logged(payer, node) } else { shard.remove(payer, node) });
         }
     }
@@ -241,8 +232,7 @@ impl Arena {
     /// Takes out the oldest page of a shard; whether there was one.
     pub fn evict<F: Frames>(&self, payer: &Payer<'_, F>, index: usize) -> bool {
         let content = self.with(payer.frames, index, |shard| {
-            let (node, pool) = shard.oldest(payer.frames)?;
-            self.pages[usize::from(pool)].fetch_sub(1, Relaxed);
+            let node = shard.oldest()?;
             Some(shard.remove(payer, node))
         });
         if let Some(content) = content {
@@ -273,7 +263,7 @@ impl Arena {
     /// When something does not add up.
     pub fn audit<F: Frames>(&self, frames: &F) -> u64 {
         let (mut pages, mut held, mut contents) = ([0; POOLS], 0, Vec::new());
-        for shard in &self.shards {
+        for shard in self.shards.iter() {
             let shard = shard.inner.lock();
             shard.each_page(frames, |pool, content| {
                 pages[usize::from(pool)] += 1;

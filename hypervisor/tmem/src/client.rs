@@ -1,5 +1,6 @@
 //! A client: its pools and what has been decided about it.
 
+use alloc::boxed::Box;
 use core::sync::atomic::Ordering::{Relaxed, SeqCst};
 use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64};
 
@@ -7,7 +8,7 @@ use arrayvec::ArrayVec;
 use spin::Mutex;
 
 use crate::arena::Arena;
-use crate::frames::{ClientId, Kind};
+use crate::frames::{ClientId, Kind, LANES, few};
 use crate::shard::POOLS;
 
 /// Identifiers that a client may be authorised to share, and shared pools of the machine.
@@ -28,16 +29,51 @@ pub enum State {
     Live = 1,
     /// What is in it is being given back; nothing else may be done with it.
     Draining = 2,
+    /// The same, and nobody is left who may not know it.
+    Deserted = 3,
 }
 
-/// A state with a count of those who rely on it.
+/// A state that others look at. Whoever ends something sets the state first and waits then until everybody has left
+/// who may not have seen it; so nothing is ever put into a pool that has been drained.
+#[derive(Debug)]
+pub struct Life(AtomicU8);
+
+impl Life {
+    /// Not begun.
+    pub const fn new() -> Self {
+        Self(AtomicU8::new(State::Free as u8))
+    }
+
+    /// The state.
+    pub fn state(&self) -> State {
+        match self.0.load(SeqCst) {
+            0 => State::Free,
+            1 => State::Live,
+            2 => State::Draining,
+            _ => State::Deserted,
+        }
+    }
+
+    /// Sets the state.
+    pub fn set(&self, state: State) {
+        self.0.store(state as u8, SeqCst);
+    }
+
+    /// From live to draining; false when it was not live.
+    pub fn close(&self) -> bool {
+        self.0.compare_exchange(State::Live as u8, State::Draining as u8, SeqCst, SeqCst).is_ok()
+    }
+}
+
+/// A shared pool's state with a count of those who rely on it, who may be of any client. (Those who use a private pool
+/// use its client, and the client's lanes say when they have left.)
 ///
 /// Whoever uses the pool counts itself first and looks at the state then; whoever ends it sets the state first and
-/// looks at the count then. So either the user sees the end, or the end sees the user and waits: nothing is ever put
-/// into a pool that has been drained.
+/// looks at the count then. So either the user sees the end, or the end sees the user and waits.
 #[derive(Debug)]
 pub struct Gate {
-    state: AtomicU8,
+    /// The state.
+    pub life: Life,
     users: AtomicU32,
 }
 
@@ -54,33 +90,14 @@ impl Drop for Use<'_> {
 impl Gate {
     /// Closed.
     pub const fn new() -> Self {
-        Self { state: AtomicU8::new(State::Free as u8), users: AtomicU32::new(0) }
-    }
-
-    /// The state.
-    pub fn state(&self) -> State {
-        match self.state.load(SeqCst) {
-            0 => State::Free,
-            1 => State::Live,
-            _ => State::Draining,
-        }
-    }
-
-    /// Sets the state.
-    pub fn set(&self, state: State) {
-        self.state.store(state as u8, SeqCst);
-    }
-
-    /// From live to draining; false when it was not live.
-    pub fn close(&self) -> bool {
-        self.state.compare_exchange(State::Live as u8, State::Draining as u8, SeqCst, SeqCst).is_ok()
+        Self { life: Life::new(), users: AtomicU32::new(0) }
     }
 
     /// A use, if it is live.
     pub fn enter(&self) -> Option<Use<'_>> {
         self.users.fetch_add(1, SeqCst);
         let guard = Use(self);
-        (self.state() == State::Live).then_some(guard)
+        (self.life.state() == State::Live).then_some(guard)
     }
 
     /// Whether nobody uses it. Final once it is not live.
@@ -89,38 +106,49 @@ impl Gate {
     }
 }
 
-/// What has been done with a pool. Wraps.
+/// What has been done with a pool, by a lane's CPUs. Wraps.
 #[derive(Debug, Default)]
 pub struct PoolCounters {
-    pub(crate) puts: AtomicU64,
     pub(crate) good_puts: AtomicU64,
+    pub(crate) failed_puts: AtomicU64,
     pub(crate) replaced: AtomicU64,
+    pub(crate) hits: AtomicU64,
+    /// Gets that gave nothing.
+    pub(crate) misses: AtomicU64,
+    pub(crate) flushed: AtomicU64,
+    /// Flushes of pages that were not there.
+    pub(crate) vain_flushes: AtomicU64,
+}
+
+/// What is seldom done.
+#[derive(Debug, Default)]
+pub struct RareCounters {
     pub(crate) lost: AtomicU64,
     pub(crate) no_memory: AtomicU64,
-    pub(crate) gets: AtomicU64,
-    pub(crate) hits: AtomicU64,
-    pub(crate) flushes: AtomicU64,
-    pub(crate) flushed: AtomicU64,
     pub(crate) object_flushes: AtomicU64,
     pub(crate) objects_flushed: AtomicU64,
 }
 
+/// A lane's counters of all pools.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub(crate) struct Tally(pub [PoolCounters; POOLS]);
+
+fn reset<const N: usize>(counters: [&AtomicU64; N]) {
+    counters.into_iter().for_each(|counter| counter.store(0, Relaxed));
+}
+
 impl PoolCounters {
     fn reset(&self) {
-        let all = [
-            &self.puts,
-            &self.good_puts,
-            &self.replaced,
-            &self.lost,
-            &self.no_memory,
-            &self.gets,
-            &self.hits,
-            &self.flushes,
-            &self.flushed,
-            &self.object_flushes,
-            &self.objects_flushed,
-        ];
-        all.into_iter().for_each(|counter| counter.store(0, Relaxed));
+        let Self { good_puts, failed_puts, replaced, hits, misses, flushed, vain_flushes } = self;
+        reset([good_puts, failed_puts, replaced, hits, misses, flushed, vain_flushes]);
+    }
+}
+
+impl RareCounters {
+    fn reset(&self) {
+        let Self { lost, no_memory, object_flushes, objects_flushed } = self;
+        reset([lost, no_memory, object_flushes, objects_flushed]);
     }
 }
 
@@ -135,37 +163,37 @@ const PRIVATE: u8 = 0xff;
 #[derive(Debug)]
 pub struct Pool {
     /// Its life.
-    pub gate: Gate,
+    pub life: Life,
     persistent: AtomicBool,
     /// Number of the shared pool that it stands for, or [`PRIVATE`].
     shared: AtomicU8,
     /// Whether its pages are compressed.
     pub compress: AtomicBool,
     uuid: Mutex<Uuid>,
-    /// What has been done with it.
-    pub counters: PoolCounters,
+    /// What has been done with it, apart from what lanes count ([`Client::counters`]).
+    pub rare: RareCounters,
 }
 
 impl Pool {
     fn new() -> Self {
         Self {
-            gate: Gate::new(),
+            life: Life::new(),
             persistent: AtomicBool::new(false),
             shared: AtomicU8::new(PRIVATE),
             compress: AtomicBool::new(false),
             uuid: Mutex::new([0; 2]),
-            counters: PoolCounters::default(),
+            rare: RareCounters::default(),
         }
     }
 
-    /// Makes it, while it is free and nobody else makes one here.
-    pub(crate) fn open(&self, persistent: bool, shared: Option<usize>, uuid: Uuid, compress: bool) {
+    /// Makes it, while it is free and nobody else makes one here. Its counters are for the caller to begin anew.
+    fn open(&self, persistent: bool, shared: Option<usize>, uuid: Uuid, compress: bool) {
         self.persistent.store(persistent, Relaxed);
         self.shared.store(shared.map_or(PRIVATE, |index| index as u8), Relaxed);
         self.compress.store(compress, Relaxed);
         *self.uuid.lock() = uuid;
-        self.counters.reset();
-        self.gate.set(State::Live);
+        self.rare.reset();
+        self.life.set(State::Live);
     }
 
     /// Whether its pages stay.
@@ -210,8 +238,7 @@ pub struct Client {
     pub ephemeral: Arena,
     /// All its pools.
     pub pools: [Pool; POOLS],
-    /// Taken to make or end pools.
-    pub(crate) governing: Mutex<()>,
+    tallies: Box<[Tally; LANES]>,
     pub(crate) closed: AtomicBool,
     pub(crate) frozen: AtomicBool,
     pub(crate) migrating: AtomicBool,
@@ -222,13 +249,14 @@ pub struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(id: ClientId, compress: bool, deduplicate: bool) -> Self {
-        Self {
+    /// With no pools; `None` when there is no memory.
+    pub(crate) fn try_new(id: ClientId, compress: bool, deduplicate: bool) -> Option<Self> {
+        Some(Self {
             id,
-            persistent: Arena::new(id, Kind::Persistent),
-            ephemeral: Arena::new(id, Kind::Ephemeral),
+            persistent: Arena::try_new(id, Kind::Persistent)?,
+            ephemeral: Arena::try_new(id, Kind::Ephemeral)?,
             pools: core::array::from_fn(|_| Pool::new()),
-            governing: Mutex::new(()),
+            tallies: few(Tally::default)?,
             closed: AtomicBool::new(false),
             frozen: AtomicBool::new(false),
             migrating: AtomicBool::new(false),
@@ -236,12 +264,28 @@ impl Client {
             deduplicate: AtomicBool::new(deduplicate),
             authorised: Mutex::new(ArrayVec::new_const()),
             save: Mutex::new(Save::default()),
-        }
+        })
     }
 
     /// Pools it has.
     pub fn pool_count(&self) -> usize {
-        self.pools.iter().filter(|pool| pool.gate.state() != State::Free).count()
+        self.pools.iter().filter(|pool| pool.life.state() != State::Free).count()
+    }
+
+    /// Makes a pool, while its slot is free and nobody else makes one there.
+    pub(crate) fn open(&self, slot: usize, persistent: bool, shared: Option<usize>, uuid: Uuid) {
+        self.tallies.iter().for_each(|tally| tally.0[slot].reset());
+        self.pools[slot].open(persistent, shared, uuid, self.compress.load(Relaxed));
+    }
+
+    /// A lane's counters of a pool.
+    pub(crate) fn counters(&self, slot: usize, lane: usize) -> &PoolCounters {
+        &self.tallies[lane].0[slot]
+    }
+
+    /// All lanes' counters of a pool, taken together.
+    pub(crate) fn sum(&self, slot: usize, get: impl Fn(&PoolCounters) -> &AtomicU64) -> u64 {
+        self.tallies.iter().map(|tally| get(&tally.0[slot]).load(Relaxed)).fold(0, u64::wrapping_add)
     }
 
     /// The arena of one of its own pools.

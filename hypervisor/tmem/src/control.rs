@@ -4,7 +4,7 @@ use core::fmt;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 
-use crate::client::{Client, NO_UUID, Pool, State, Uuid};
+use crate::client::{Client, NO_UUID, Pool, PoolCounters, State, Uuid};
 use crate::frames::{ClientId, Frames, Kind};
 use crate::pools::{VERSION, VERSION_SHIFT};
 use crate::shard::POOLS;
@@ -41,7 +41,7 @@ pub struct PoolInfo {
 
 impl<F: Frames> Tmem<'_, F> {
     fn selected(&self, id: Option<ClientId>) -> impl Iterator<Item = ClientId> {
-        let all = 0..self.store.clients.len() as u16;
+        let all = 0..self.store.accounts.len() as u16;
         all.map(ClientId).filter(move |client| id.is_none_or(|id| id == *client))
     }
 
@@ -127,7 +127,7 @@ impl<F: Frames> Tmem<'_, F> {
         let client = self.client(id).ok_or(Error::NotFound)?;
         let Some(slot) = usize::try_from(pool).ok().filter(|slot| *slot < POOLS) else { return Ok(None) };
         let found = &client.pools[slot];
-        if found.gate.state() != State::Live {
+        if found.life.state() != State::Live {
             return Ok(None);
         }
         let kind = u32::from(found.is_persistent()) | u32::from(found.shared().is_some()) << 1;
@@ -251,7 +251,7 @@ impl<F: Frames> Tmem<'_, F> {
         }
         writeln!(out)?;
         for (slot, pool) in client.pools.iter().enumerate() {
-            if pool.gate.state() == State::Live {
+            if pool.life.state() == State::Live {
                 self.list_pool(client, slot, pool, long, out)?;
             }
         }
@@ -278,15 +278,17 @@ impl<F: Frames> Tmem<'_, F> {
             uuid[1],
         )?;
         if long {
-            let counters = &pool.counters;
+            let rare = &pool.rare;
             let value = |counter: &AtomicU64| counter.load(Relaxed);
+            let sum = |get: fn(&PoolCounters) -> &AtomicU64| client.sum(slot, get);
+            let (puts, hits, flushed) = (sum(|all| &all.good_puts), sum(|all| &all.hits), sum(|all| &all.flushed));
             write!(out, ",Pc:{}", self.pages_of(client, slot))?;
-            write!(out, ",ps:{},pt:{}", value(&counters.good_puts), value(&counters.puts))?;
-            write!(out, ",pd:{},pr:{}", value(&counters.lost), value(&counters.replaced))?;
-            write!(out, ",px:{}", value(&counters.no_memory))?;
-            write!(out, ",gs:{},gt:{}", value(&counters.hits), value(&counters.gets))?;
-            write!(out, ",fs:{},ft:{}", value(&counters.flushed), value(&counters.flushes))?;
-            write!(out, ",os:{},ot:{}", value(&counters.objects_flushed), value(&counters.object_flushes))?;
+            write!(out, ",ps:{puts},pt:{}", puts.wrapping_add(sum(|all| &all.failed_puts)))?;
+            write!(out, ",pd:{},pr:{}", value(&rare.lost), sum(|all| &all.replaced))?;
+            write!(out, ",px:{}", value(&rare.no_memory))?;
+            write!(out, ",gs:{hits},gt:{}", hits.wrapping_add(sum(|all| &all.misses)))?;
+            write!(out, ",fs:{flushed},ft:{}", flushed.wrapping_add(sum(|all| &all.vain_flushes)))?;
+            write!(out, ",os:{},ot:{}", value(&rare.objects_flushed), value(&rare.object_flushes))?;
         }
         writeln!(out)
     }

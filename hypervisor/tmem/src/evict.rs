@@ -110,14 +110,14 @@ impl<F: Frames> Tmem<'_, F> {
 
     /// Moves packed pages of all clients together, at most `budget` frames' worth. True when there is no more to do.
     pub fn compact(&self, budget: usize) -> bool {
-        let each = (0..self.store.clients.len()).filter_map(|index| self.client(ClientId(index as u16)));
+        let each = (0..self.store.accounts.len()).filter_map(|index| self.client(ClientId(index as u16)));
         let mut done = true;
         for client in each {
             for arena in [&client.persistent, &client.ephemeral] {
                 done &= arena.vault.compact(&arena.payer(self.frames, &self.store.accounts), budget);
             }
         }
-        for shared in self.store.shared.iter().filter(|shared| shared.gate.state() == State::Live) {
+        for shared in self.store.shared.iter().filter(|shared| shared.gate.life.state() == State::Live) {
             if let Some(_in_use) = shared.gate.enter() {
                 let payer = shared.arena.payer(self.frames, &self.store.accounts);
                 done &= shared.arena.vault.compact(&payer, budget);

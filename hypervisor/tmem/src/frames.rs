@@ -1,5 +1,7 @@
 //! What the store needs of the machine: frames, and the guest's page of one call.
 
+use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::sync::atomic::AtomicU64;
 
 use arrayvec::ArrayVec;
@@ -87,8 +89,20 @@ impl Drop for Frame {
     }
 }
 
+/// So many values in a box, made one by one where they stay: no stack has room for all of them. `None` when there is no
+/// memory.
+pub fn few<T, const N: usize>(make: impl Fn() -> T) -> Option<Box<[T; N]>> {
+    let mut list = Vec::new();
+    list.try_reserve_exact(N).ok()?;
+    list.resize_with(N, make);
+    list.try_into().ok()
+}
+
 /// Frames obtained ahead, because none can be allocated while a lock is held.
 pub type Spares = ArrayVec<Frame, 4>;
+
+/// Things that CPUs change all the time are there so many times, each in a cache line of its own.
+pub const LANES: usize = 4;
 
 /// The machine's frames. Methods may be called with locks of the store's held, except [`Frames::allocate`], and must
 /// not call back into it.
@@ -107,6 +121,13 @@ pub trait Frames: Send + Sync {
     }
     /// Gives a frame back. It is cleared before anybody else has it.
     fn free(&self, frame: Frame, charge: Charge);
+    /// Which CPU this is. Only how fast things are depends on it: CPUs with numbers that differ modulo [`LANES`] do not
+    /// get in each other's way.
+    fn cpu(&self) -> usize {
+        0
+    }
+    /// A number that grows with time, if need be slowly, and on all CPUs together but for a little: how old pages are.
+    fn time(&self) -> u64;
     /// A 64-bit word of an allocated frame.
     fn word(&self, frame: u32, index: usize) -> &AtomicU64;
     /// Copies out of an allocated frame.

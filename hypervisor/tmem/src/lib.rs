@@ -10,6 +10,7 @@
 //! The pages of a client's pools of one kind, and those of a shared pool, are in an arena: an index from handles to
 //! contents (`shard`) and the contents (`vault`), each in four shards with a lock of its own. All that is kept per
 //! page is in frames too, charged to who pays for the page: nothing is allocated on a heap but a structure per client.
+//! What each call of a client's changes is there once for each of a few lanes of CPUs (`account`).
 //!
 //! # What holds
 //!
@@ -37,6 +38,7 @@ mod arena;
 mod client;
 mod control;
 mod evict;
+mod filter;
 mod frames;
 mod pack;
 mod pools;
@@ -53,7 +55,7 @@ mod vault;
 pub use account::{Account, DEFAULT_WEIGHT};
 pub use client::{NO_UUID, SHARED_POOLS, Uuid};
 pub use control::{ClientInfo, PoolInfo};
-pub use frames::{Charge, ClientId, Fault, Frame, Frames, GuestPage, Kind, PAGE_SIZE, Page, Shortage};
+pub use frames::{Charge, ClientId, Fault, Frame, Frames, GuestPage, Kind, LANES, PAGE_SIZE, Page, Shortage};
 pub use save::SavedPage;
 pub use scratch::Scratch;
 pub use shard::{ObjectId, POOLS};

@@ -1,7 +1,9 @@
 //! How clients and pools come and go. Everything that ends does so in bounded steps.
 
+use core::ops::Range;
 use core::sync::atomic::Ordering::Relaxed;
 
+use crate::account::{Account, Governed};
 use crate::arena::Which;
 use crate::client::{Client, NO_UUID, State, Uuid};
 use crate::frames::{ClientId, Frames, Kind};
@@ -45,14 +47,18 @@ impl<F: Frames> Tmem<'_, F> {
     /// # Errors
     /// [`Error::Exists`]; [`Error::NoMemory`]; [`Error::Invalid`] for a number that no client can have.
     pub fn create_client(&self, id: ClientId) -> Result<(), Error> {
-        let slot = self.store.clients.get(id.index()).ok_or(Error::Invalid)?;
-        let mut slot = slot.write();
-        if !slot.is_empty() {
+        let account = self.store.account(id).ok_or(Error::Invalid)?;
+        let mut governed = account.govern();
+        if governed.client().is_some() {
             return Err(Error::Exists);
         }
-        slot.try_reserve_exact(1).map_err(|_| Error::NoMemory)?;
-        slot.push(Client::new(id, self.store.config.compress, self.store.config.deduplicate));
-        Ok(())
+        self.install(id, &mut governed)
+    }
+
+    fn install(&self, id: ClientId, governed: &mut Governed<'_>) -> Result<(), Error> {
+        let config = &self.store.config;
+        let client = || Client::try_new(id, config.compress, config.deduplicate);
+        if self.store.accounts[id.index()].install(governed, client) { Ok(()) } else { Err(Error::NoMemory) }
     }
 
     /// Makes a pool for a client, who is made too if it is new. The pool's number.
@@ -61,17 +67,16 @@ impl<F: Frames> Tmem<'_, F> {
     /// [`Error::Permission`] for flags that are not supported, or when there is no slot; [`Error::NoMemory`].
     pub fn new_pool(&self, id: ClientId, flags: u32, uuid: Uuid) -> Result<u32, Error> {
         let wish = Wish::new(flags, uuid)?;
-        match self.create_client(id) {
-            Ok(()) | Err(Error::Exists) => {}
-            Err(error) => return Err(error),
+        let mut governed = self.store.account(id).ok_or(Error::Invalid)?.govern();
+        if governed.client().is_none() {
+            self.install(id, &mut governed)?;
         }
-        let client = self.client(id).ok_or(Error::NoPool)?;
-        let _governing = client.governing.lock();
+        let client = governed.client().ok_or(Error::NoPool)?;
         if client.closed.load(Relaxed) {
             return Err(Error::NoPool);
         }
-        let free = (0..POOLS).find(|slot| client.pools[*slot].gate.state() == State::Free);
-        self.open_at(&client, free.ok_or(Error::Permission)?, wish)
+        let free = (0..POOLS).find(|slot| client.pools[*slot].life.state() == State::Free);
+        self.open_at(client, free.ok_or(Error::Permission)?, wish)
     }
 
     /// Makes a pool of a given number for a client that exists: to restore it.
@@ -81,13 +86,13 @@ impl<F: Frames> Tmem<'_, F> {
     /// is no such client.
     pub fn new_pool_at(&self, id: ClientId, pool: u32, flags: u32, uuid: Uuid) -> Result<u32, Error> {
         let wish = Wish::new(flags, uuid)?;
-        let client = self.client(id).ok_or(Error::NotFound)?;
-        let _governing = client.governing.lock();
+        let governed = self.store.account(id).ok_or(Error::NotFound)?.govern();
+        let client = governed.client().ok_or(Error::NotFound)?;
         let slot = usize::try_from(pool).ok().filter(|slot| *slot < POOLS).ok_or(Error::Permission)?;
-        if client.pools[slot].gate.state() != State::Free || client.closed.load(Relaxed) {
+        if client.pools[slot].life.state() != State::Free || client.closed.load(Relaxed) {
             return Err(Error::Permission);
         }
-        self.open_at(&client, slot, wish)
+        self.open_at(client, slot, wish)
     }
 
     fn open_at(&self, client: &Client, slot: usize, wish: Wish) -> Result<u32, Error> {
@@ -97,8 +102,7 @@ impl<F: Frames> Tmem<'_, F> {
             Some(uuid) => Some(self.join(uuid, (client.id, slot as u8))?),
             None => None,
         };
-        let compress = client.compress.load(Relaxed);
-        client.pools[slot].open(wish.persistent, shared, wish.uuid, compress);
+        client.open(slot, wish.persistent, shared, wish.uuid);
         Ok(slot as u32)
     }
 
@@ -125,23 +129,41 @@ impl<F: Frames> Tmem<'_, F> {
 
     /// Ends a pool, giving back at most `budget` pages at a time. Whether there was one.
     pub fn destroy_pool(&self, id: ClientId, pool: u32, budget: usize) -> (bool, Progress) {
-        let Some(client) = self.client(id) else { return (false, Progress::Done) };
-        let Some(slot) = usize::try_from(pool).ok().filter(|slot| *slot < POOLS) else {
-            return (false, Progress::Done);
-        };
-        let Some(_governing) = client.governing.try_lock() else { return (true, Progress::More) };
-        if client.pools[slot].gate.state() == State::Free {
+        let slot = usize::try_from(pool).ok().filter(|slot| *slot < POOLS);
+        let (Some(slot), Some(account)) = (slot, self.store.account(id)) else { return (false, Progress::Done) };
+        let Some(governed) = account.try_govern() else { return (true, Progress::More) };
+        let Some(client) = governed.client() else { return (false, Progress::Done) };
+        if client.pools[slot].life.state() == State::Free {
             return (false, Progress::Done);
         }
-        (true, self.end_pool(&client, slot, budget))
+        (true, self.end_pools(account, client, slot..slot + 1, budget))
     }
 
-    fn end_pool(&self, client: &Client, slot: usize, budget: usize) -> Progress {
-        let pool = &client.pools[slot];
-        pool.gate.close();
-        if !pool.gate.is_unused() {
-            return Progress::More;
+    /// Ends pools of a client that the caller governs. What is in them is given back when nobody uses the client any
+    /// more who may have seen them alive.
+    fn end_pools(&self, account: &Account, client: &Client, slots: Range<usize>, budget: usize) -> Progress {
+        let pools = &client.pools[slots.clone()];
+        for pool in pools {
+            pool.life.close();
         }
+        if pools.iter().any(|pool| pool.life.state() == State::Draining) {
+            if !account.is_deserted() {
+                return Progress::More;
+            }
+            let closed = pools.iter().filter(|pool| pool.life.state() == State::Draining);
+            closed.for_each(|pool| pool.life.set(State::Deserted));
+        }
+        for slot in slots {
+            if client.pools[slot].life.state() != State::Free && self.drain_pool(client, slot, budget) == Progress::More
+            {
+                return Progress::More;
+            }
+        }
+        Progress::Done
+    }
+
+    fn drain_pool(&self, client: &Client, slot: usize, budget: usize) -> Progress {
+        let pool = &client.pools[slot];
         let drained = match pool.shared() {
             None => {
                 let arena = client.arena(pool.is_persistent());
@@ -153,7 +175,7 @@ impl<F: Frames> Tmem<'_, F> {
         if !drained {
             return Progress::More;
         }
-        pool.gate.set(State::Free);
+        pool.life.set(State::Free);
         Progress::Done
     }
 
@@ -172,29 +194,18 @@ impl<F: Frames> Tmem<'_, F> {
     /// Ends a client with all its pools, at most `budget` pages at a time. Afterwards nothing is charged to it. It
     /// must not begin anything new meanwhile; what it tries fails.
     pub fn destroy_client(&self, id: ClientId, budget: usize) -> Progress {
-        let Some(client) = self.client(id) else { return Progress::Done };
+        let Some(account) = self.store.account(id) else { return Progress::Done };
+        let Some(mut governed) = account.try_govern() else { return Progress::More };
+        let Some(client) = governed.client() else { return Progress::Done };
         client.closed.store(true, Relaxed);
-        let Some(governing) = client.governing.try_lock() else { return Progress::More };
-        for slot in 0..POOLS {
-            if client.pools[slot].gate.state() != State::Free && self.end_pool(&client, slot, budget) == Progress::More
-            {
-                return Progress::More;
-            }
-        }
-        if self.clear_log(&client, &mut { budget }) == Progress::More {
-            return Progress::More;
-        }
-        drop(governing);
-        drop(client);
-        let account = &self.store.accounts[id.index()];
-        if account.frames(Kind::Ephemeral) + account.frames(Kind::Persistent) != 0 {
+        if self.end_pools(account, client, 0..POOLS, budget) == Progress::More
+            || self.clear_log(client, &mut { budget }) == Progress::More
+            || account.frames(Kind::Ephemeral) + account.frames(Kind::Persistent) != 0
+        {
             return Progress::More;
         }
         // Somebody who looks for pages to evict may be reading just now.
-        let Some(mut slot) = self.store.clients[id.index()].try_write() else { return Progress::More };
-        slot.clear();
-        account.reset();
-        Progress::Done
+        if account.remove(&mut governed) { Progress::Done } else { Progress::More }
     }
 
     /// Ends all pools of a client, which stays.
@@ -202,14 +213,9 @@ impl<F: Frames> Tmem<'_, F> {
     /// # Errors
     /// [`Error::NotFound`].
     pub fn destroy_pools(&self, id: ClientId, budget: usize) -> Result<Progress, Error> {
-        let client = self.client(id).ok_or(Error::NotFound)?;
-        let Some(_governing) = client.governing.try_lock() else { return Ok(Progress::More) };
-        for slot in 0..POOLS {
-            if client.pools[slot].gate.state() != State::Free && self.end_pool(&client, slot, budget) == Progress::More
-            {
-                return Ok(Progress::More);
-            }
-        }
-        Ok(Progress::Done)
+        let account = self.store.account(id).ok_or(Error::NotFound)?;
+        let Some(governed) = account.try_govern() else { return Ok(Progress::More) };
+        let client = governed.client().ok_or(Error::NotFound)?;
+        Ok(self.end_pools(account, client, 0..POOLS, budget))
     }
 }

@@ -162,7 +162,7 @@ impl<F: Frames> Tmem<'_, F> {
         (0..POOLS as u32).filter(move |pool| {
             client.as_ref().is_some_and(|client| {
                 let pool = &client.pools[*pool as usize];
-                pool.gate.state() == State::Live && pool.is_persistent()
+                pool.life.state() == State::Live && pool.is_persistent()
             })
         })
     }

@@ -40,6 +40,12 @@ impl Scratch {
         &mut self.page[0]
     }
 
+    /// The page, cleared.
+    pub(crate) fn zero(&mut self) -> &Page {
+        self.page[0].fill(0);
+        &self.page[0]
+    }
+
     /// The first bytes of its compressed form.
     pub(crate) fn packed(&self, length: usize) -> &[u8] {
         &self.packed[0][..length]

@@ -67,7 +67,7 @@ pub struct Key {
 }
 
 /// The finaliser of splitmix64.
-fn mix(value: u64) -> u64 {
+pub fn mix(value: u64) -> u64 {
     let value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let value = (value ^ value >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ value >> 31
@@ -194,7 +194,10 @@ pub struct Shard {
     log: List,
     /// The next page that saving hands out, 0 when it has not begun or is through.
     cursor: Node,
-    pages: u64,
+    /// The youngest page's stamp.
+    stamp: u64,
+    /// Pages by pool.
+    pages: [u32; POOLS],
     objects: u64,
     entries: u64,
 }
@@ -209,10 +212,22 @@ impl Shard {
             pools: [0; POOLS],
             log: List { head: 0, tail: 0 },
             cursor: 0,
-            pages: 0,
+            stamp: 0,
+            pages: [0; POOLS],
             objects: 0,
             entries: 0,
         }
+    }
+
+    /// Pages of a pool.
+    pub fn pages(&self, pool: u8) -> u64 {
+        u64::from(self.pages[usize::from(pool)])
+    }
+
+    /// A stamp greater than all before.
+    fn stamp<F: Frames>(&mut self, frames: &F) -> u64 {
+        self.stamp = frames.time().max(self.stamp + 1);
+        self.stamp
     }
 
     /// Objects in it.
@@ -257,14 +272,13 @@ impl Shard {
         (growth > spares.len() && !asked).then_some(Wants { frames: growth, optional: true })
     }
 
-    /// Enters a page with a reference to its content; gives the content that was there. `stamp` is asked under the
-    /// lock, so that a shard's stamps are in order. `asked`: frames that were optional have been asked for.
+    /// Enters a page with a reference to its content; gives the content that was there. `asked`: frames that were
+    /// optional have been asked for.
     pub fn insert<F: Frames>(
         &mut self,
         frames: &F,
         key: &Key,
         content: Content,
-        stamp: impl FnOnce() -> u64,
         spares: &mut Spares,
         asked: bool,
     ) -> Result<Option<Content>, Wants> {
@@ -274,7 +288,7 @@ impl Shard {
             set(frames, node, CONTENT, content.word());
             // A get of the old content that is under way has nothing to take out any more.
             set(frames, node, OWNER, get(frames, node, OWNER) & !TAKEN);
-            self.refresh(frames, node, stamp());
+            self.refresh(frames, node);
             return Ok(Some(old));
         }
         if let Some(wants) = self.wants(spares, asked) {
@@ -298,7 +312,7 @@ impl Shard {
                 }
             },
         };
-        self.new_page(frames, node, object, key.index, content, stamp());
+        self.new_page(frames, node, object, key, content);
         self.table.grow(frames, spares);
         Ok(None)
     }
@@ -325,10 +339,10 @@ impl Shard {
         object
     }
 
-    fn new_page<F: Frames>(&mut self, frames: &F, node: Node, object: Node, index: u32, content: Content, stamp: u64) {
-        set(frames, node, KEY, pair(index, Key::page_hash(object, index)));
+    fn new_page<F: Frames>(&mut self, frames: &F, node: Node, object: Node, key: &Key, content: Content) {
+        set(frames, node, KEY, pair(key.index, Key::page_hash(object, key.index)));
         set(frames, node, CONTENT, content.word());
-        set(frames, node, STAMP, stamp);
+        set(frames, node, STAMP, self.stamp(frames));
         set(frames, node, OWNER, u64::from(object));
         set(frames, node, TYPE, PAGE);
         let mut first = low(frames, object, PAGES);
@@ -336,14 +350,14 @@ impl Shard {
         set(frames, object, PAGES, pair(first, high(frames, object, PAGES) + 1));
         self.order.append(frames, node, ORDER);
         self.table.insert(frames, u64::from(node));
-        self.pages += 1;
+        self.pages[usize::from(key.pool)] += 1;
     }
 
     /// Makes a page the youngest.
-    pub fn refresh<F: Frames>(&mut self, frames: &F, node: Node, stamp: u64) {
+    pub fn refresh<F: Frames>(&mut self, frames: &F, node: Node) {
         self.order.unlink(frames, node, ORDER);
         self.order.append(frames, node, ORDER);
-        set(frames, node, STAMP, stamp);
+        set(frames, node, STAMP, self.stamp(frames));
     }
 
     /// Begins a get: the content, with a reference for the caller, and the stamp that [`Shard::end_get`] wants. An
@@ -409,10 +423,10 @@ impl Shard {
         unlink_sibling(frames, &mut first, node);
         let left = high(frames, object, PAGES) - 1;
         set(frames, object, PAGES, pair(first, left));
-        self.pages -= 1;
+        let pool = low(frames, object, KEY) as usize % POOLS;
+        self.pages[pool] -= 1;
         if left == 0 {
             self.table.remove(frames, u64::from(object));
-            let pool = low(frames, object, KEY) as usize % POOLS;
             unlink_sibling(frames, &mut self.pools[pool], object);
             self.objects -= 1;
             self.free_node(payer, object);
@@ -443,10 +457,9 @@ impl Shard {
         (object != 0).then(|| low(frames, object, PAGES))
     }
 
-    /// The oldest page, and the pool it is in.
-    pub fn oldest<F: Frames>(&self, frames: &F) -> Option<(Node, u8)> {
-        let node = self.order.head;
-        (node != 0).then(|| (node, low(frames, low(frames, node, OWNER), KEY) as u8))
+    /// The oldest page.
+    pub fn oldest(&self) -> Option<Node> {
+        (self.order.head != 0).then_some(self.order.head)
     }
 
     /// The stamp of the oldest page; the greatest number when there is none.
@@ -510,7 +523,7 @@ impl Shard {
 
     /// Calls `visit` with each page's pool, content and object, for the audit; checks the links on the way.
     pub(crate) fn each_page<F: Frames>(&self, frames: &F, mut visit: impl FnMut(u8, Content)) {
-        let (mut pages, mut objects) = (0, 0);
+        let (mut pages, mut objects) = ([0; POOLS], 0);
         for (pool, first) in self.pools.iter().enumerate() {
             let mut object = *first;
             while object != 0 {
@@ -527,11 +540,12 @@ impl Shard {
                     node = low(frames, node, SIBLINGS);
                 }
                 assert_eq!(high(frames, object, PAGES), count, "pages of an object");
-                pages += u64::from(count);
+                pages[pool] += count;
                 object = low(frames, object, SIBLINGS);
             }
         }
         assert_eq!((self.pages, self.objects), (pages, objects), "pages and objects of a shard");
+        let pages = pages.into_iter().map(u64::from).sum::<u64>();
         assert_eq!(self.nodes.used(), pages + objects + self.entries, "nodes of a shard");
         let (mut node, mut aged, mut stamp) = (self.order.head, 0, 0);
         while node != 0 {

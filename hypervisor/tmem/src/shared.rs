@@ -33,19 +33,17 @@ pub struct SharedPool {
 }
 
 impl SharedPool {
-    /// None yet.
-    pub(crate) const fn new() -> Self {
-        Self {
-            gate: Gate::new(),
-            arena: Arena::new(ClientId(0), Kind::Ephemeral),
-            members: Mutex::new(Members { uuid: [0; 2], list: ArrayVec::new_const() }),
-        }
+    /// None yet. (`None` when there is no memory for one.)
+    pub(crate) fn try_new() -> Option<Self> {
+        let arena = Arena::try_new(ClientId(0), Kind::Ephemeral)?;
+        let members = Mutex::new(Members { uuid: [0; 2], list: ArrayVec::new_const() });
+        Some(Self { gate: Gate::new(), arena, members })
     }
 
     /// Enters a member if the pool has this name. `None`: another name, or no pool. False: no place.
     pub(crate) fn join(&self, uuid: Uuid, member: Member) -> Option<bool> {
         let mut members = self.members.lock();
-        if self.gate.state() == State::Free || members.uuid != uuid {
+        if self.gate.life.state() == State::Free || members.uuid != uuid {
             return None;
         }
         Some(members.list.try_push(member).is_ok())
@@ -54,14 +52,14 @@ impl SharedPool {
     /// Begins a pool here with its first member; false when there is one already.
     pub(crate) fn begin(&self, uuid: Uuid, member: Member) -> bool {
         let mut members = self.members.lock();
-        if self.gate.state() != State::Free {
+        if self.gate.life.state() != State::Free {
             return false;
         }
         members.uuid = uuid;
         members.list.clear();
         members.list.push(member);
         self.arena.set_client(member.0);
-        self.gate.set(State::Live);
+        self.gate.life.set(State::Live);
         true
     }
 
@@ -69,18 +67,18 @@ impl SharedPool {
     pub(crate) fn leave(&self, member: Member) -> bool {
         let mut members = self.members.lock();
         members.list.retain(|other| *other != member);
-        let pays = self.gate.state() != State::Free && self.arena.client() == member.0;
+        let pays = self.gate.life.state() != State::Free && self.arena.client() == member.0;
         if !pays || members.list.iter().any(|other| other.0 == member.0) {
             return true;
         }
-        self.gate.close();
+        self.gate.life.close();
         false
     }
 
     /// Ends the draining: the next member pays, or there is no pool any more. False when something is still in it.
     pub(crate) fn hand_on(&self) -> bool {
         let members = self.members.lock();
-        if self.gate.state() != State::Draining {
+        if self.gate.life.state() != State::Draining {
             return true;
         }
         if !self.gate.is_unused() || !self.arena.is_empty() {
@@ -89,9 +87,9 @@ impl SharedPool {
         match members.list.first() {
             Some(next) => {
                 self.arena.set_client(next.0);
-                self.gate.set(State::Live);
+                self.gate.life.set(State::Live);
             }
-            None => self.gate.set(State::Free),
+            None => self.gate.life.set(State::Free),
         }
         true
     }
@@ -99,6 +97,6 @@ impl SharedPool {
     /// Its name and members.
     pub(crate) fn describe(&self) -> Option<(Uuid, ArrayVec<Member, MEMBERS>)> {
         let members = self.members.lock();
-        (self.gate.state() != State::Free).then(|| (members.uuid, members.list.clone()))
+        (self.gate.life.state() != State::Free).then(|| (members.uuid, members.list.clone()))
     }
 }

@@ -1,24 +1,20 @@
 //! The store, and what clients do with it: put, get, flush.
 
 use alloc::boxed::Box;
-use alloc::vec::Vec;
 use core::sync::atomic::Ordering::Relaxed;
 use core::sync::atomic::{AtomicBool, AtomicU64};
 
-use rapidhash::v3::{RapidSecrets, rapidhash_v3_inline};
-use spin::{Mutex, RwLock, RwLockReadGuard};
+use spin::Mutex;
 
-use crate::account::{Account, Payer};
+use crate::account::{Account, Entry, Payer};
 use crate::arena::{Arena, Which};
-use crate::client::{Client, Pool, SHARED_POOLS, State, Use, count};
-use crate::frames::{ClientId, FRAME_WORDS, Fault, Frames, GuestPage, PAGE_SIZE, Page, Shortage};
+use crate::client::{Client, Pool, PoolCounters, SHARED_POOLS, State, Use, count};
+use crate::filter;
+use crate::frames::{ClientId, FRAME_WORDS, Fault, Frames, GuestPage, Shortage};
 use crate::scratch::Scratch;
-use crate::shard::{Key, ObjectId, POOLS};
+use crate::shard::{Key, ObjectId, POOLS, Shard};
 use crate::shared::SharedPool;
 use crate::vault::{Bytes, Content, Found};
-
-/// What every page of zeros is got from.
-static ZEROS: Page = [0; PAGE_SIZE];
 
 /// Why something could not be done, by the name that Xen's interface has for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,31 +107,27 @@ pub struct StoreCounters {
 /// The store: see the crate. It keeps no frames of its own accord, and does nothing by itself.
 pub struct Store {
     pub(crate) config: Config,
-    secrets: RapidSecrets,
     pub(crate) accounts: Box<[Account]>,
-    /// At most one element each; a `Vec`, because making one can fail without taking the machine down.
-    pub(crate) clients: Box<[RwLock<Vec<Client>>]>,
     pub(crate) shared: Box<[SharedPool]>,
     pub(crate) share_freely: AtomicBool,
     /// Taken to begin a shared pool: so there are no two of one name.
     pub(crate) creating: Mutex<()>,
-    clock: AtomicU64,
     /// What has been done.
     pub counters: StoreCounters,
 }
 
 impl Store {
     /// An empty store.
+    ///
+    /// # Panics
+    /// When there is no memory for it.
     pub fn new(config: Config) -> Self {
         Self {
             config,
-            secrets: RapidSecrets::seed(config.seed),
             accounts: (0..config.clients).map(|_| Account::new()).collect(),
-            clients: (0..config.clients).map(|_| RwLock::new(Vec::new())).collect(),
-            shared: (0..SHARED_POOLS).map(|_| SharedPool::new()).collect(),
+            shared: (0..SHARED_POOLS).map(|_| SharedPool::try_new().expect("memory")).collect(),
             share_freely: AtomicBool::new(false),
             creating: Mutex::new(()),
-            clock: AtomicU64::new(1),
             counters: StoreCounters::default(),
         }
     }
@@ -157,19 +149,11 @@ pub struct Tmem<'a, F: Frames> {
     pub(crate) frames: &'a F,
 }
 
-/// A client that is there as long as this exists.
-pub(crate) struct Entry<'a>(RwLockReadGuard<'a, Vec<Client>>);
-
-impl core::ops::Deref for Entry<'_> {
-    type Target = Client;
-    fn deref(&self) -> &Client {
-        &self.0[0]
-    }
-}
-
 /// A pool in use: where its pages are.
 pub(crate) struct Opened<'c, F: Frames> {
     pub pool: &'c Pool,
+    /// What this CPU has done with it.
+    pub counters: &'c PoolCounters,
     pub arena: &'c Arena,
     pub payer: Payer<'c, F>,
     /// Its number in the arena.
@@ -178,37 +162,36 @@ pub(crate) struct Opened<'c, F: Frames> {
     pub exclusive: bool,
     deduplicate: bool,
     compress: bool,
-    _uses: (Use<'c>, Option<Use<'c>>),
+    _use: Option<Use<'c>>,
 }
 
 impl<'a, F: Frames> Tmem<'a, F> {
     /// The client, if there is one.
     pub(crate) fn client(&self, id: ClientId) -> Option<Entry<'a>> {
-        let guard = self.store.clients.get(id.index())?.read();
-        (!guard.is_empty()).then_some(Entry(guard))
+        self.store.accounts.get(id.index())?.enter(self.frames.cpu())
     }
 
     /// Opens a pool for one call. `Ok(None)`: a shared pool that is just being emptied.
     pub(crate) fn open<'c>(&'c self, client: &'c Client, pool: u32) -> Result<Option<Opened<'c, F>>, Error> {
         let index = usize::try_from(pool).ok().filter(|index| *index < POOLS).ok_or(Error::NoPool)?;
         let pool = &client.pools[index];
-        let in_use = pool.gate.enter().ok_or(Error::NoPool)?;
+        // After this CPU's lane has been entered: see `Account::is_deserted`.
+        if pool.life.state() != State::Live {
+            return Err(Error::NoPool);
+        }
+        let (arena, number, exclusive, _use) = match pool.shared() {
+            None => (client.arena(pool.is_persistent()), index as u8, !pool.is_persistent(), None),
+            Some(shared) => {
+                let shared = &self.store.shared[shared];
+                let Some(shared_use) = shared.gate.enter() else { return Ok(None) };
+                (&shared.arena, 0, false, Some(shared_use))
+            }
+        };
+        let payer = arena.payer(self.frames, &self.store.accounts);
+        let counters = client.counters(index, payer.lane());
         let deduplicate = client.deduplicate.load(Relaxed);
         let compress = pool.compress.load(Relaxed);
-        let Some(shared) = pool.shared() else {
-            let arena = client.arena(pool.is_persistent());
-            let payer = arena.payer(self.frames, &self.store.accounts);
-            let exclusive = !pool.is_persistent();
-            let number = index as u8;
-            let _uses = (in_use, None);
-            return Ok(Some(Opened { pool, arena, payer, number, exclusive, deduplicate, compress, _uses }));
-        };
-        let shared = &self.store.shared[shared];
-        let Some(shared_use) = shared.gate.enter() else { return Ok(None) };
-        let arena = &shared.arena;
-        let payer = arena.payer(self.frames, &self.store.accounts);
-        let _uses = (in_use, Some(shared_use));
-        Ok(Some(Opened { pool, arena, payer, number: 0, exclusive: false, deduplicate, compress, _uses }))
+        Ok(Some(Opened { pool, counters, arena, payer, number, exclusive, deduplicate, compress, _use }))
     }
 
     pub(crate) fn key(&self, number: u8, handle: &Handle) -> Key {
@@ -229,8 +212,22 @@ impl<'a, F: Frames> Tmem<'a, F> {
     ) -> Result<(), Error> {
         let client = self.client(id).ok_or(Error::NoPool)?;
         let opened = self.open(&client, handle.pool)?.ok_or(Error::NoMemory)?;
-        let counters = &opened.pool.counters;
-        count(&counters.puts);
+        let result = self.put_into(&client, &opened, handle, page, scratch);
+        count(if result.is_ok() { &opened.counters.good_puts } else { &opened.counters.failed_puts });
+        if result == Err(Error::NoMemory) {
+            count(&opened.pool.rare.no_memory);
+        }
+        result
+    }
+
+    fn put_into<G: GuestPage<F>>(
+        &self,
+        client: &Client,
+        opened: &Opened<'_, F>,
+        handle: &Handle,
+        page: &G,
+        scratch: &mut Scratch,
+    ) -> Result<(), Error> {
         let key = self.key(opened.number, handle);
         if client.frozen.load(Relaxed) {
             let there = opened.arena.at(self.frames, &key, |shard| shard.find(self.frames, &key).is_some());
@@ -238,23 +235,18 @@ impl<'a, F: Frames> Tmem<'a, F> {
                 return Err(Error::Frozen);
             }
             if client.migrating.load(Relaxed) {
-                self.lose(&opened, &client, &key);
+                self.lose(opened, client, &key);
                 return Err(Error::NoSpace);
             }
         }
         let failed = |_: &Fault| count(&self.store.counters.failed_copies);
-        let result = match self.keep_directly(&opened, page).inspect_err(failed)? {
-            Some(content) => self.enter(&client, &opened, &key, content, false),
+        match self.keep_directly(opened, page).inspect_err(failed)? {
+            Some(content) => self.enter(client, opened, &key, content, false),
             None => {
                 page.read(scratch.page_mut()).inspect_err(failed)?;
-                self.put_copied(&client, &opened, &key, scratch)
+                self.put_copied(client, opened, &key, scratch)
             }
-        };
-        result.inspect_err(|error| {
-            if *error == Error::NoMemory {
-                count(&counters.no_memory);
-            }
-        })
+        }
     }
 
     /// Puts what is in the scratch page.
@@ -288,11 +280,10 @@ impl<'a, F: Frames> Tmem<'a, F> {
         mut lost: bool,
     ) -> Result<(), Error> {
         let obtain = || self.obtain(&opened.payer, true);
-        match opened.arena.link(&opened.payer, key, content, &self.store.clock, obtain) {
+        match opened.arena.link(&opened.payer, key, content, obtain) {
             Ok(old) => {
-                count(&opened.pool.counters.good_puts);
                 if let Some(old) = old {
-                    count(&opened.pool.counters.replaced);
+                    count(&opened.counters.replaced);
                     opened.arena.vault.release(&opened.payer, old);
                 }
                 Ok(())
@@ -310,7 +301,7 @@ impl<'a, F: Frames> Tmem<'a, F> {
         let log = client.migrating.load(Relaxed) && opened.pool.is_persistent();
         let lost = opened.arena.flush(&opened.payer, key, log);
         if lost {
-            count(&opened.pool.counters.lost);
+            count(&opened.pool.rare.lost);
         }
         lost
     }
@@ -333,16 +324,7 @@ impl<'a, F: Frames> Tmem<'a, F> {
         }
         let obtain = |clear| self.obtain(&opened.payer, clear);
         let there = Bytes::There;
-        Ok(opened.arena.vault.store(&opened.payer, self.spread(), false, there, Some(frame), obtain).ok())
-    }
-
-    /// Instead of a hash that nobody asks for: only spreads contents over the shards.
-    fn spread(&self) -> u64 {
-        self.store.clock.load(Relaxed).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_right(32)
-    }
-
-    fn hash(&self, bytes: &[u8]) -> u64 {
-        rapidhash_v3_inline::<true, true, false>(bytes, &self.store.secrets)
+        Ok(opened.arena.vault.store(&opened.payer, None, there, Some(frame), obtain).ok())
     }
 
     /// Keeps the scratch page's contents in the arena's vault.
@@ -356,13 +338,14 @@ impl<'a, F: Frames> Tmem<'a, F> {
             Some(length) => Bytes::Packed(scratch.packed(length)),
             None => Bytes::Raw(scratch.page()),
         };
+        let seed = self.store.config.seed;
         let hash = match bytes {
-            Bytes::Raw(page) if opened.deduplicate => self.hash(page),
-            Bytes::Packed(bytes) if opened.deduplicate => self.hash(bytes),
-            _ => self.spread(),
+            Bytes::Raw(page) if opened.deduplicate => Some(filter::number(page, seed)),
+            Bytes::Packed(bytes) if opened.deduplicate => Some(filter::number(bytes, seed)),
+            _ => None,
         };
         let obtain = |clear| self.obtain(&opened.payer, clear);
-        opened.arena.vault.store(&opened.payer, hash, opened.deduplicate, bytes, None, obtain)
+        opened.arena.vault.store(&opened.payer, hash, bytes, None, obtain)
     }
 
     /// Gets a page; whether it was there. A private ephemeral page is taken out, after it has been copied.
@@ -378,27 +361,33 @@ impl<'a, F: Frames> Tmem<'a, F> {
     ) -> Result<bool, Error> {
         let client = self.client(id).ok_or(Error::NoPool)?;
         let Some(opened) = self.open(&client, handle.pool)? else { return Ok(false) };
-        if opened.arena.pages(opened.number) == 0 {
-            return Err(Error::Empty);
-        }
-        count(&opened.pool.counters.gets);
         let key = self.key(opened.number, handle);
         let found = opened.arena.at(self.frames, &key, |shard| {
-            let node = shard.find(self.frames, &key)?;
-            let found = shard.begin_get(self.frames, node, opened.exclusive)?;
-            if !opened.exclusive && !opened.pool.is_persistent() {
-                shard.refresh(self.frames, node, self.store.clock.fetch_add(1, Relaxed));
-            }
-            Some(found)
+            let begin = |shard: &mut Shard| {
+                let node = shard.find(self.frames, &key)?;
+                let found = shard.begin_get(self.frames, node, opened.exclusive)?;
+                if !opened.exclusive && !opened.pool.is_persistent() {
+                    shard.refresh(self.frames, node);
+                }
+                Some(found)
+            };
+            begin(shard).ok_or_else(|| shard.pages(opened.number) != 0)
         });
-        let Some((content, stamp)) = found else { return Ok(false) };
+        let (content, stamp) = match found {
+            Ok(found) => found,
+            Err(others) if others || opened.arena.pages(opened.number) != 0 => {
+                count(&opened.counters.misses);
+                return Ok(false);
+            }
+            Err(_) => return Err(Error::Empty),
+        };
         let copied = self.copy_out(&opened, content, page, scratch);
         if opened.exclusive {
             opened.arena.end_get(&opened.payer, &key, stamp, copied.is_ok());
         }
         opened.arena.vault.release(&opened.payer, content);
+        count(if copied.is_ok() { &opened.counters.hits } else { &opened.counters.misses });
         copied.inspect_err(|_| count(&self.store.counters.failed_copies))?;
-        count(&opened.pool.counters.hits);
         Ok(true)
     }
 
@@ -412,7 +401,7 @@ impl<'a, F: Frames> Tmem<'a, F> {
         match opened.arena.vault.load(self.frames, content, scratch) {
             Found::Frame(frame) => page.write_frame(self.frames, frame),
             Found::Scratch => page.write(scratch.page()),
-            Found::Zero => page.write(&ZEROS),
+            Found::Zero => page.write(scratch.zero()),
         }
     }
 
@@ -423,12 +412,9 @@ impl<'a, F: Frames> Tmem<'a, F> {
     pub fn flush_page(&self, id: ClientId, handle: &Handle) -> Result<bool, Error> {
         let client = self.client(id).ok_or(Error::NoPool)?;
         let Some(opened) = self.open(&client, handle.pool)? else { return Ok(false) };
-        count(&opened.pool.counters.flushes);
         let log = client.migrating.load(Relaxed) && opened.pool.is_persistent();
         let there = opened.arena.flush(&opened.payer, &self.key(opened.number, handle), log);
-        if there {
-            count(&opened.pool.counters.flushed);
-        }
+        count(if there { &opened.counters.flushed } else { &opened.counters.vain_flushes });
         if client.frozen.load(Relaxed) { Err(Error::Frozen) } else { Ok(there) }
     }
 
@@ -446,9 +432,9 @@ impl<'a, F: Frames> Tmem<'a, F> {
         if !done {
             return Ok(Progress::More);
         }
-        count(&opened.pool.counters.object_flushes);
+        count(&opened.pool.rare.object_flushes);
         if flushed != 0 {
-            count(&opened.pool.counters.objects_flushed);
+            count(&opened.pool.rare.objects_flushed);
         }
         if client.frozen.load(Relaxed) { Err(Error::Frozen) } else { Ok(Progress::Done) }
     }
@@ -460,6 +446,6 @@ impl<'a, F: Frames> Tmem<'a, F> {
     pub fn check_pool(&self, id: ClientId, pool: u32) -> Result<(), Error> {
         let client = self.client(id).ok_or(Error::NoPool)?;
         let index = usize::try_from(pool).ok().filter(|index| *index < POOLS).ok_or(Error::NoPool)?;
-        if client.pools[index].gate.state() == State::Live { Ok(()) } else { Err(Error::NoPool) }
+        if client.pools[index].life.state() == State::Live { Ok(()) } else { Err(Error::NoPool) }
     }
 }

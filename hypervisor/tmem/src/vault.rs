@@ -9,13 +9,15 @@
 //! Locking: the shard's lock over all but the count (see [`crate::refs`]). The bytes of a raw content never change and
 //! never move while somebody has a reference, so they are read without it. Those in a pack move under it.
 
+use alloc::boxed::Box;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 
 use spin::Mutex;
 
 use crate::account::Payer;
-use crate::frames::{Frame, Frames, Page, Spares};
+use crate::filter::COMPARED;
+use crate::frames::{Frame, Frames, Page, Spares, few};
 use crate::pack::{Pack, Place};
 use crate::refs;
 use crate::scratch::Scratch;
@@ -127,10 +129,6 @@ pub enum Bytes<'a> {
     There,
 }
 
-/// Contents with the hash of a page that are compared with it. A guest cannot make more of them but by a stroke of luck,
-/// and if it could, it would only have kept equal pages twice.
-const COMPARED: usize = 8;
-
 /// What a vault keeps.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct VaultFigures {
@@ -148,6 +146,8 @@ pub struct VaultFigures {
     pub deduplicated: u64,
 }
 
+/// In cache lines of its own.
+#[repr(align(128))]
 struct VaultShard {
     records: Slab<WORDS>,
     table: Table<WORDS>,
@@ -159,7 +159,7 @@ struct VaultShard {
 
 /// The contents of one client's pools of one kind, or of a shared pool.
 pub struct Vault {
-    shards: [Mutex<VaultShard>; SHARDS],
+    shards: Box<[Mutex<VaultShard>; SHARDS]>,
 }
 
 /// What a shard has to be given before it can keep a page.
@@ -183,10 +183,11 @@ impl VaultShard {
         Self { records: Slab::new(), table: Table::new(), pack: Pack::new(), raw: 0, packed_bytes: 0, deduplicated: 0 }
     }
 
-    fn find<F: Frames>(&self, frames: &F, hash: u64, bytes: Bytes<'_>) -> Option<SlotId> {
+    /// An equal content, with a reference; or whether there is room in the table for one more with this hash.
+    fn find<F: Frames>(&self, frames: &F, hash: u64, bytes: Bytes<'_>) -> Result<SlotId, bool> {
         let mut left = COMPARED;
-        self.table.find(frames, (hash >> 32) as u32, |record| {
-            if left == 0 || Records::get(frames, record, HASH) != hash {
+        let found = self.table.find(frames, (hash >> 32) as u32, |record| {
+            if Records::get(frames, record, HASH) != hash {
                 return false;
             }
             left -= 1;
@@ -197,7 +198,8 @@ impl VaultShard {
             };
             let (frame, slot) = Records::place(record);
             equal && refs::try_acquire(frames.word(frame, slot * WORDS + COUNT))
-        })
+        });
+        found.ok_or(left != 0)
     }
 
     /// Makes a record with one reference, or says what is missing.
@@ -306,39 +308,41 @@ impl VaultShard {
 }
 
 impl Vault {
-    /// An empty one.
-    pub const fn new() -> Self {
-        Self { shards: [const { Mutex::new(VaultShard::new()) }; SHARDS] }
+    /// An empty one; `None` when there is no memory.
+    pub fn try_new() -> Option<Self> {
+        Some(Self { shards: few(|| Mutex::new(VaultShard::new()))? })
     }
 
-    /// Keeps a page, and gives a reference. `list`: whether equal pages are to be found. `data`: the frame that it is in,
-    /// if it is in one. `obtain` gets a frame (cleared if told so) with no lock held; when it cannot, nothing has changed.
+    /// Keeps a page, and gives a reference. `hash`: with which equal pages are found, if they are to be. `data`: the frame
+    /// that it is in, if it is in one. `obtain` gets a frame (cleared if told so) with no lock held; when it cannot, nothing has changed.
     pub fn store<F: Frames, E>(
         &self,
         payer: &Payer<'_, F>,
-        hash: u64,
-        list: bool,
+        hash: Option<u64>,
         bytes: Bytes<'_>,
         mut data: Option<Frame>,
         mut obtain: impl FnMut(bool) -> Result<Frame, E>,
     ) -> Result<Content, E> {
         let frames = payer.frames;
-        let index = hash as usize % SHARDS;
+        // What nobody looks for by its contents can be where no other CPU is.
+        let index = hash.map_or(payer.lane(), |hash| hash as usize) % SHARDS;
         let (mut spares, mut asked) = (Spares::new(), false);
         let result = loop {
             let needs = {
                 let mut shard = self.shards[index].lock();
-                let found = if list { shard.find(frames, hash, bytes) } else { None };
-                if let Some(record) = found {
-                    shard.deduplicated += 1;
-                    break Ok(Content::new(index, record));
-                }
+                let list = match hash.map_or(Err(false), |hash| shard.find(frames, hash, bytes)) {
+                    Ok(record) => {
+                        shard.deduplicated += 1;
+                        break Ok(Content::new(index, record));
+                    }
+                    Err(list) => list,
+                };
                 let growth = shard.table.could_use();
                 if list && growth != 0 && !asked {
                     asked = true;
                     Needs { optional: true, ..Needs::metadata(growth) }
                 } else {
-                    match shard.keep(frames, hash, list, bytes, &mut spares, &mut data) {
+                    match shard.keep(frames, hash.unwrap_or_default(), list, bytes, &mut spares, &mut data) {
                         Ok(record) => break Ok(Content::new(index, record)),
                         Err(needs) => needs,
                     }
@@ -392,7 +396,7 @@ impl Vault {
     /// there is to do.
     pub fn compact<F: Frames>(&self, payer: &Payer<'_, F>, budget: usize) -> bool {
         let mut left = budget;
-        for shard in &self.shards {
+        for shard in self.shards.iter() {
             loop {
                 if left == 0 {
                     return false;
@@ -409,7 +413,7 @@ impl Vault {
     /// What it keeps.
     pub fn figures(&self) -> VaultFigures {
         let mut sum = VaultFigures::default();
-        for shard in &self.shards {
+        for shard in self.shards.iter() {
             let shard = shard.lock();
             sum.contents += shard.records.used();
             sum.raw += shard.raw;

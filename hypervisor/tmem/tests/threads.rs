@@ -4,7 +4,7 @@ mod common;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use common::{Guest, Machine, Random};
+use common::{Guest, Machine, Random, set_cpu};
 use ebb_tmem::{ClientId, Config, Error, Handle, Kind, PAGE_SIZE, Page, Progress, Scratch, Store};
 
 const ROUNDS: u64 = if cfg!(miri) { 20 } else { 40_000 };
@@ -31,6 +31,7 @@ fn version_of(page: &Page) -> u64 {
 
 /// Puts, gets and flushes under handles that only this thread uses (in objects that both use).
 fn own_pages(store: &Store, machine: &Machine, client: ClientId, thread: u64, stop: &AtomicBool) {
+    set_cpu(thread as usize);
     let tmem = store.on(machine);
     let mut scratch = Scratch::try_new().expect("memory");
     let mut random = Random(77 + thread);
@@ -82,6 +83,7 @@ fn meddle(store: &Store, machine: &Machine, client: ClientId, stop: &AtomicBool)
     let tmem = store.on(machine);
     let mut scratch = Scratch::try_new().expect("memory");
     let mut random = Random(3);
+    set_cpu(ebb_tmem::LANES - 1);
     while !stop.load(Ordering::Relaxed) {
         let pool = tmem.new_pool(client, 0x0100_0000, [0, 0]).unwrap();
         for index in 0..random.below(60) as u32 {
@@ -136,6 +138,7 @@ fn two_threads_on_the_same_handles() {
         for thread in 0..2 {
             let (store, machine) = (&store, &machine);
             scope.spawn(move || {
+                set_cpu(thread as usize);
                 let tmem = store.on(machine);
                 let mut scratch = Scratch::try_new().expect("memory");
                 let mut random = Random(thread + 11);

@@ -32,6 +32,7 @@ struct Books {
 pub struct Machine {
     frames: Vec<OnceLock<Box<[AtomicU64; WORDS]>>>,
     books: Mutex<Books>,
+    time: AtomicU64,
 }
 
 impl Machine {
@@ -46,6 +47,7 @@ impl Machine {
                 held: [0; 16],
                 maximum: [usize::MAX; 16],
             }),
+            time: AtomicU64::new(0),
         }
     }
 
@@ -78,6 +80,10 @@ impl Frames for Machine {
         assert_eq!(books.owners[frame as usize].take(), Some(charge), "frame {frame} freed for another");
         books.persistent[charge.client.index()] -= usize::from(charge.kind == Kind::Persistent);
         books.free.push(frame);
+    }
+
+    fn time(&self) -> u64 {
+        self.time.fetch_add(1, Ordering::Relaxed)
     }
 
     fn word(&self, frame: u32, index: usize) -> &AtomicU64 {

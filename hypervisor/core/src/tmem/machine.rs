@@ -55,6 +55,14 @@ impl<M: Machine> Frames for MachineFrames<'_, M> {
         self.heap.free(Extent::from_record(Mfn(u64::from(frame.into_number())), 0));
     }
 
+    fn cpu(&self) -> usize {
+        usize::from(self.machine.this_cpu().0)
+    }
+
+    fn time(&self) -> u64 {
+        self.machine.tsc()
+    }
+
     fn word(&self, frame: u32, index: usize) -> &AtomicU64 {
         self.machine.word64(address(frame, index * 8))
     }

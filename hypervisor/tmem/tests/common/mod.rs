@@ -1,7 +1,11 @@
 //! A machine for the store's tests: frames with an owner each, and guests' pages that may be missing.
+//!
+//! Unsafe: frames are plain memory, as they are in a hypervisor, copied at once and reached as atomic words else. So miri
+//! sees what a race of the store's would do, and is not kept waiting by copies word by word.
 #![allow(dead_code, reason = "each test uses its part")]
+#![allow(unsafe_code, reason = "frames that are plain memory")]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell, UnsafeCell};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
@@ -9,9 +13,14 @@ use ebb_tmem::{Charge, ClientId, Fault, Frame, Frames, GuestPage, Kind, PAGE_SIZ
 
 const WORDS: usize = PAGE_SIZE / 8;
 /// What freed frames are full of: nothing may read it.
-const POISON: u64 = 0xdead_f4ee_dead_f4ee;
+const POISON: u8 = 0xde;
 
-type Words = [AtomicU64; WORDS];
+/// A frame's memory.
+struct Bytes(UnsafeCell<[u64; WORDS]>);
+
+// SAFETY: the store hands each frame to one user at a time, who alone writes to it by bytes; words that several look at
+// are reached as atomics. Miri checks that.
+unsafe impl Sync for Bytes {}
 
 struct Books {
     free: Vec<u32>,
@@ -22,8 +31,18 @@ struct Books {
 
 /// A machine of so many frames.
 pub struct Machine {
-    frames: Vec<OnceLock<Box<Words>>>,
+    frames: Vec<OnceLock<Box<Bytes>>>,
     books: Mutex<Books>,
+    time: AtomicU64,
+}
+
+thread_local! {
+    static CPU: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Tells this thread which CPU it is.
+pub fn set_cpu(number: usize) {
+    CPU.set(number);
 }
 
 impl Machine {
@@ -35,6 +54,7 @@ impl Machine {
                 owners: vec![None; frames],
                 maximum: vec![usize::MAX; 128],
             }),
+            time: AtomicU64::new(0),
         }
     }
 
@@ -63,12 +83,17 @@ impl Machine {
         self.books.lock().unwrap().owners.iter().filter(|owner| **owner == charge).count() as u64
     }
 
-    fn words(&self, frame: u32) -> &Words {
-        self.frames[frame as usize].get_or_init(|| Box::new([const { AtomicU64::new(0) }; WORDS]))
+    fn at(&self, frame: u32, offset: usize, length: usize) -> *mut u8 {
+        assert!(offset.is_multiple_of(8), "the store reads and writes from words on");
+        assert!(offset + length <= PAGE_SIZE);
+        let bytes = self.frames[frame as usize].get_or_init(|| Box::new(Bytes(UnsafeCell::new([0; WORDS]))));
+        // SAFETY: inside the frame, by the assertion.
+        unsafe { bytes.0.get().cast::<u8>().add(offset) }
     }
 
-    fn fill(&self, frame: u32, value: u64) {
-        self.words(frame).iter().for_each(|word| word.store(value, Ordering::Relaxed));
+    fn fill(&self, frame: u32, value: u8) {
+        // SAFETY: inside the frame (`at`), which is nobody's just now.
+        unsafe { self.at(frame, 0, PAGE_SIZE).write_bytes(value, PAGE_SIZE) }
     }
 }
 
@@ -90,42 +115,39 @@ impl Frames for Machine {
 
     fn allocate_any(&self, charge: Charge) -> Result<Frame, Shortage> {
         let frame = self.allocate(charge)?;
-        if !cfg!(miri) {
-            self.fill(frame.number(), POISON);
-        }
+        self.fill(frame.number(), POISON);
         Ok(frame)
     }
 
     fn free(&self, frame: Frame, charge: Charge) {
         let frame = frame.into_number();
-        // What nobody cleared is found without it too; miri would take minutes over it.
-        if !cfg!(miri) {
-            self.fill(frame, POISON);
-        }
+        self.fill(frame, POISON);
         let mut books = self.books.lock().unwrap();
         assert_eq!(books.owners[frame as usize].take(), Some(charge), "frame {frame} freed for another");
         books.free.push(frame);
     }
 
+    fn cpu(&self) -> usize {
+        CPU.get()
+    }
+
+    fn time(&self) -> u64 {
+        self.time.fetch_add(1, Ordering::Relaxed)
+    }
+
     fn word(&self, frame: u32, index: usize) -> &AtomicU64 {
-        &self.words(frame)[index]
+        // SAFETY: inside the frame (`at`) and aligned; what is reached as words is not copied meanwhile.
+        unsafe { AtomicU64::from_ptr(self.at(frame, index * 8, 8).cast()) }
     }
 
     fn read(&self, frame: u32, offset: usize, bytes: &mut [u8]) {
-        assert!(offset.is_multiple_of(8), "the store reads from words on");
-        for (chunk, word) in bytes.chunks_mut(8).zip(&self.words(frame)[offset / 8..]) {
-            let length = chunk.len();
-            chunk.copy_from_slice(&word.load(Ordering::Relaxed).to_le_bytes()[..length]);
-        }
+        // SAFETY: inside the frame (`at`); the store lets nobody write to it meanwhile.
+        unsafe { bytes.as_mut_ptr().copy_from_nonoverlapping(self.at(frame, offset, bytes.len()), bytes.len()) }
     }
 
     fn write(&self, frame: u32, offset: usize, bytes: &[u8]) {
-        assert!(offset.is_multiple_of(8), "the store writes from words on");
-        for (chunk, word) in bytes.chunks(8).zip(&self.words(frame)[offset / 8..]) {
-            let mut value = word.load(Ordering::Relaxed).to_le_bytes();
-            value[..chunk.len()].copy_from_slice(chunk);
-            word.store(u64::from_le_bytes(value), Ordering::Relaxed);
-        }
+        // SAFETY: inside the frame (`at`); the store writes to it before others know it, or under a lock.
+        unsafe { bytes.as_ptr().copy_to_nonoverlapping(self.at(frame, offset, bytes.len()), bytes.len()) }
     }
 }
 
