@@ -4,7 +4,8 @@
 //! has spare, and holds the lane's lock (for reading) as long as it uses the client. So CPUs that work for one client
 //! at once do not fetch each other's cache lines.
 //!
-//! Invariants: frames held of a kind are `held` less what the lanes have spare; no more than the cap is ever `held`.
+//! Invariants: frames held of a kind are `held` less what the lanes have spare; nothing is taken that would bring `held`
+//! above the cap, and nothing that is spare while it is above a cap that has become lower.
 //!
 //! Locking: `home` is taken to make and to end the client and its pools. A lane's lock is taken for writing to make the
 //! client known and to forget it, and to see that nobody who came in earlier is still there ([`Account::is_deserted`]).
@@ -112,8 +113,6 @@ impl Account {
     pub fn set_limits(&self, floor: u64, cap: u64) {
         self.floor.store(floor, Relaxed);
         self.cap.store(cap, Relaxed);
-        // What is spare was within the old cap.
-        self.gather(Kind::Ephemeral);
     }
 
     /// How much more than its share a client has; `None` when there is nothing to take. `below` counts what is below
@@ -131,10 +130,12 @@ impl Account {
     /// Counts one more frame; false at the cap.
     fn take(&self, kind: Kind, lane: usize) -> bool {
         let spare = &self.lanes[lane].spare[kind as usize];
-        if spare.try_update(Relaxed, Relaxed, |spare| spare.checked_sub(1)).is_ok() {
+        let cap = if kind == Kind::Ephemeral { self.cap.load(Relaxed) } else { u64::MAX };
+        // Above a cap that has become lower, what is spare is not for taking.
+        let within = cap == u64::MAX || self.held[kind as usize].load(Relaxed) <= cap;
+        if within && spare.try_update(Relaxed, Relaxed, |spare| spare.checked_sub(1)).is_ok() {
             return true;
         }
-        let cap = if kind == Kind::Ephemeral { self.cap.load(Relaxed) } else { u64::MAX };
         let enter = |count: u64| {
             let within = |held: u64| held.checked_add(count).filter(|held| *held <= cap);
             self.held[kind as usize].try_update(Relaxed, Relaxed, within).is_ok()

@@ -328,6 +328,26 @@ fn floors_hold_against_clients_and_not_against_the_machine() {
     assert_eq!(machine.free_frames(), 300);
 }
 
+/// Frames that were freed above a cap that has become lower do not come back by way of what is counted ahead.
+#[test]
+fn a_lower_cap_holds_for_frames_counted_before() {
+    let (machine, store) = (Machine::new(300), store(false));
+    let mut t = Tester::new(&store, &machine);
+    t.tmem.new_pool(A, EPHEMERAL, UUID).unwrap();
+    (0..60).for_each(|index| t.put(A, at(0, index), page_of(3, u64::from(index))).unwrap());
+    let account = store.account(A).unwrap();
+    let held = account.frames(Kind::Ephemeral);
+    account.set_limits(0, held - 20);
+    (0..30).for_each(|index| assert_eq!(t.tmem.flush_page(A, &at(0, index)), Ok(true)));
+    for index in 0..100 {
+        t.put(A, at(0, 100 + index), page_of(3, u64::from(100 + index))).unwrap();
+        let now = account.frames(Kind::Ephemeral);
+        assert!(now <= held - 20, "{now} frames");
+        assert_eq!(now, machine.charged(A, Kind::Ephemeral));
+    }
+    t.tmem.audit();
+}
+
 #[test]
 fn persistent_pages_are_never_evicted() {
     let (machine, store) = (Machine::new(200), store(false));
