@@ -1,5 +1,4 @@
 //! A kernel whose threads are the host's.
-#![allow(dead_code)] // Each test file uses a part.
 
 use std::cell::Cell;
 use std::sync::atomic::{AtomicBool, AtomicU16, AtomicUsize, Ordering};

@@ -1,12 +1,10 @@
 //! The mutex and the semaphore with real threads.
 
-mod common;
-
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::thread;
 
-use common::{Kernel, sit};
+use crate::kernel::{Kernel, sit};
 use ebb_mutex::{Checked, Guard, Interrupted, Mutex, RawMutex, Semaphore, TaskId, Tasks, Unchecked};
 
 /// A kernel of no size, as kernels have.

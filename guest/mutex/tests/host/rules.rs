@@ -1,13 +1,11 @@
 //! Every rule of the debug build, broken on purpose: the report names the lock, the owner and both places.
 
-mod common;
-
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 
-use common::{Kernel, as_interrupt, sit};
+use crate::kernel::{Kernel, as_interrupt, sit};
 use ebb_mutex::{Checked, Mutex, RawMutex, TaskId};
 
 type Watched<T> = Mutex<T, &'static Kernel, Checked>;
