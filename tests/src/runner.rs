@@ -130,7 +130,7 @@ impl Environment {
             trace: directory.join(format!("{prefix}trace.bin")),
             messages: directory
                 .join(format!("{prefix}{}", if case.bochs.is_some() { "bochs.txt" } else { "qemu.log" })),
-            extra: Vec::new(),
+            extra: if case.bochs.is_some() { test.spec.bochs_debugger.clone() } else { Vec::new() },
         })
     }
 

@@ -136,6 +136,9 @@ pub struct Spec {
     /// Bochs' firmware.
     #[serde(default = "own_bios")]
     pub bochs_firmware: Firmware,
+    /// What Bochs' debugger is to do; then the machine goes on to its end.
+    #[serde(default)]
+    pub bochs_debugger: Vec<String>,
     /// QEMU's processor model.
     pub cpu_model: Option<String>,
     /// Whether time counts instructions.

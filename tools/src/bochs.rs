@@ -62,8 +62,9 @@ pub fn start(machine: &Machine) -> io::Result<Child> {
     }
     let (settings, script) = (beside(machine, "bochsrc"), beside(machine, "bochs.debugger"));
     fs::write(&settings, configuration(machine, path, *firmware)?)?;
-    // Debian's build stops in its debugger: go on, and leave when the machine has ended.
-    fs::write(&script, "c\nq\n")?;
+    // Debian's build stops in its debugger: do there what is wanted, go on, and leave when the machine has ended.
+    let commands = machine.extra.iter().map(String::as_str).chain(["c", "q", ""]);
+    fs::write(&script, commands.collect::<Vec<_>>().join("\n"))?;
     let messages = File::create(&machine.messages)?;
     Command::new(BOCHS)
         .arg("-q")

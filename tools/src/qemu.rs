@@ -82,7 +82,7 @@ pub struct Machine {
     pub trace: PathBuf,
     /// File for QEMU's own messages and its machine protocol's answers.
     pub messages: PathBuf,
-    /// Further arguments for QEMU.
+    /// Further arguments for QEMU; for Bochs, commands for its debugger, which are done before it goes on to the end.
     pub extra: Vec<String>,
 }
 
