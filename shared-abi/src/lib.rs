@@ -35,6 +35,7 @@ pub mod size;
 pub mod sysctl;
 pub mod tmem;
 pub mod tmem_settings;
+pub mod trace;
 pub mod trace_stream;
 pub mod vcpu;
 pub mod version;

@@ -7,9 +7,10 @@
 use crate::call::{call, command};
 use shared_abi::hypercall::MEMORY_OP;
 use shared_abi::memory::{
-    ACQUIRE_RESOURCE, ADD_TO_PHYSMAP, AddToPhysmap, CURRENT_RESERVATION, DECREASE_RESERVATION, E820Entry, EXCHANGE,
-    MAXIMUM_GPFN, MAXIMUM_RAM_PAGE, MAXIMUM_RESERVATION, MEMORY_MAP, MemAcquireResource, MemoryDomain, MemoryExchange,
-    MemoryMap, MemoryReservation, POPULATE_PHYSMAP, REMOVE_FROM_PHYSMAP, RemoveFromPhysmap,
+    ACQUIRE_RESOURCE, ADD_TO_PHYSMAP, ADD_TO_PHYSMAP_BATCH, AddToPhysmap, AddToPhysmapBatch, CURRENT_RESERVATION,
+    DECREASE_RESERVATION, E820Entry, EXCHANGE, MAPSPACE_GMFN_FOREIGN, MAXIMUM_GPFN, MAXIMUM_RAM_PAGE,
+    MAXIMUM_RESERVATION, MEMORY_MAP, MemAcquireResource, MemoryDomain, MemoryExchange, MemoryMap, MemoryReservation,
+    POPULATE_PHYSMAP, REMOVE_FROM_PHYSMAP, RemoveFromPhysmap,
 };
 use shared_abi::xen::{DomId, Errno, Gfn, GuestHandle};
 
@@ -91,6 +92,26 @@ pub unsafe fn exchange(given: &[Gfn], given_order: u32, wanted: &[Gfn], wanted_o
 pub unsafe fn add_to_physmap(space: u32, idx: u64, gpfn: Gfn) -> Result<(), Errno> {
     let mut argument = AddToPhysmap { domid: DomId::SELF, size: 0, space, idx, gpfn };
     command(MEMORY_OP, u64::from(ADD_TO_PHYSMAP), &mut argument).map(drop)
+}
+
+/// Makes a frame that the hypervisor shares, of the trace buffers, appear at `gpfn`. Privileged.
+///
+/// # Safety
+/// Nothing of the kernel's lies at `gpfn`. The hypervisor writes what appears there.
+pub unsafe fn map_shared_frame(mfn: u64, gpfn: Gfn) -> Result<(), Errno> {
+    let mut errno = 0i32;
+    let mut argument = AddToPhysmapBatch {
+        domid: DomId::SELF,
+        space: MAPSPACE_GMFN_FOREIGN as u16,
+        size: 1,
+        foreign_domid: DomId::XEN,
+        idxs: GuestHandle::new(address(&raw const mfn)),
+        gpfns: GuestHandle::new(address(&raw const gpfn)),
+        errs: GuestHandle::new(address(&raw mut errno)),
+    };
+    command(MEMORY_OP, u64::from(ADD_TO_PHYSMAP_BATCH), &mut argument)?;
+    // The hypervisor has written it through its address.
+    Errno::from_return(i64::from(core::hint::black_box(errno))).map(drop)
 }
 
 /// Unmaps `gpfn`.

@@ -1,4 +1,4 @@
-//! `sysctl`: looking at the machine. Privileged. The structure is the only argument, as for `domctl`.
+//! `sysctl`: looking at the machine, and at what it does. Privileged. The structure is the only argument, as for `domctl`.
 
 use crate::call::command;
 use shared_abi::domctl::GetDomainInfo;
@@ -30,4 +30,11 @@ pub fn domain_list(first: DomId, buffer: &mut [GetDomainInfo]) -> Result<usize, 
     op(&mut argument)?;
     let answer: abi::GetDomainInfoList = argument.payload();
     Ok((answer.num_domains as usize).min(buffer.len()))
+}
+
+/// One operation on the trace buffers (`XEN_SYSCTL_TBUFOP_*`); what is known of them then.
+pub fn trace_buffers(request: &abi::TbufOp) -> Result<abi::TbufOp, Errno> {
+    let mut argument = abi::Sysctl::new(abi::TBUF_OP);
+    argument.set_payload(request);
+    op(&mut argument).map(|()| argument.payload())
 }

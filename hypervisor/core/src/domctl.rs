@@ -9,7 +9,7 @@
 //!
 //! Specification: Xen 4.17's `domctl.h` and what its hypervisor answers; [`info`] for the figures of a domain.
 
-mod affinity;
+pub(crate) mod affinity;
 pub(crate) mod info;
 
 use alloc::sync::Arc;

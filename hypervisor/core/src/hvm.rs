@@ -12,6 +12,7 @@ use core::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use shared_abi::hvm::params::{self, CallbackVia};
 use shared_abi::hvm::{self as abi};
 use shared_abi::sched;
+use shared_abi::trace;
 use shared_abi::trace_stream::{GuestEvent, Kind};
 use shared_abi::xen::{Errno, VcpuId};
 use zerocopy::IntoBytes;
@@ -268,11 +269,19 @@ fn set_upcall_vector<M: Machine>(call: &mut Call<'_, M>, address: u64) -> Result
     Ok(())
 }
 
-/// A record of the guest's in the trace stream.
+/// A record of the guest's in the trace stream, and in the trace buffers.
 fn xentrace<M: Machine>(call: &mut Call<'_, M>, address: u64) -> Result<(), Errno> {
     let request: abi::Xentrace = call.read_guest(address)?;
     if usize::from(request.extra_bytes) > request.extra.len() || request.event & !XENTRACE_EVENT_BITS != 0 {
         return Err(Errno::EINVAL);
+    }
+    if call.hv.trace_buffers.are_on() {
+        let mut extra = [0; 28];
+        let used = usize::from(request.extra_bytes);
+        extra[..used].copy_from_slice(&request.extra[..used]);
+        let (words, _) = extra.as_chunks::<4>();
+        let words: [u32; 7] = core::array::from_fn(|index| u32::from_le_bytes(words[index]));
+        call.hv.record(trace::GUEST | u32::from(request.event), &words[..used.div_ceil(4)]);
     }
     if call.hv.machine.trace_enabled(Kind::GUEST_EVENT.0) {
         let mut extra = [0; 28];

@@ -16,6 +16,7 @@ use crate::machine::{CpuId, Machine};
 use crate::sched::{CpuSched, SchedConfig};
 use crate::timer::CpuTimers;
 use crate::tmem;
+use crate::trace_buffers::TraceBuffers;
 
 /// Most domains alive at once (and the range of ids in use).
 pub const MAX_DOMAINS: usize = u128::BITS as usize;
@@ -32,6 +33,8 @@ bitflags! {
         const KICK = 1 << 2;
         /// Something was typed on the console.
         const TYPED = 1 << 3;
+        /// This CPU's trace buffer is half full.
+        const TRACE = 1 << 4;
     }
 }
 
@@ -133,6 +136,8 @@ pub struct Hypervisor<M: Machine> {
     pub tmem: ebb_tmem::Store,
     /// Per-CPU state, by [`CpuId`].
     pub cpus: Box<[PerCpu<M>]>,
+    /// Xen's trace buffers.
+    pub trace_buffers: TraceBuffers,
     /// What was chosen at boot.
     pub sched_config: SchedConfig,
     /// The hypervisor's command line.
@@ -173,6 +178,7 @@ impl<M: Machine> Hypervisor<M> {
             tmem,
             heap: FrameHeap::new(config.heap),
             cpus,
+            trace_buffers: TraceBuffers::default(),
             sched_config: config.sched.checked(),
             command_line: config.command_line,
             sample_period: config.sample_period,

@@ -51,6 +51,7 @@ pub mod testing;
 pub mod timer;
 pub mod tmem;
 pub mod trace;
+pub mod trace_buffers;
 pub mod vcpu;
 pub mod vcpu_op;
 pub mod version;

@@ -19,6 +19,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
 
 use shared_abi::sched::{SHUTDOWN_CRASH, SHUTDOWN_POWEROFF, SHUTDOWN_REBOOT};
+use shared_abi::trace::SCHED_DOM_REM;
 use shared_abi::trace_stream::{
     DomainEnd, DomainExits, DomainSpins, ExitReason, Kind, REASON_DESTROYED, REASON_TRIPLE_FAULT,
 };
@@ -322,6 +323,7 @@ impl<M: Machine> Hypervisor<M> {
         self.machine.trace(Kind::DOMAIN_SPINS.0, spins.as_bytes());
         let record = DomainEnd { domid: domain.id, reason: reason as u16, ..DomainEnd::default() };
         self.machine.trace(Kind::DOMAIN_END.0, record.as_bytes());
+        self.record(SCHED_DOM_REM, &[u32::from(domain.id.0)]);
         if is_crash(reason) {
             self.crashed.fetch_add(1, Ordering::SeqCst);
         }

@@ -45,6 +45,8 @@ pub mod rank {
     pub const BUDGET: u8 = 47;
     /// One CPU's timer queue.
     pub const TIMER: u8 = 48;
+    /// What the trace buffers are to hold.
+    pub const TRACE: u8 = 52;
     /// The frame heap.
     pub const HEAP: u8 = 56;
     /// Console and trace output.

@@ -220,15 +220,17 @@ impl Runstate {
         Self { times: Mutex::new(Times { info, started: false, closed: false, registered: None }) }
     }
 
-    /// Brings the runstate in line with the vCPU's state word, at the time `now` in nanoseconds.
-    pub fn refresh<M: Machine>(&self, machine: &M, sched: &VcpuSched, now: u64) {
+    /// Brings the runstate in line with the vCPU's state word, at the time `now` in nanoseconds. The state before and
+    /// after.
+    pub fn refresh<M: Machine>(&self, machine: &M, sched: &VcpuSched, now: u64) -> (i32, i32) {
         let mut times = self.times.lock();
-        let state = of(sched.state());
-        if state != times.info.state || !times.started {
+        let (before, state) = (times.info.state, of(sched.state()));
+        if state != before || !times.started {
             times.book(now);
             times.info.state = state;
             times.write(machine);
         }
+        (before, state)
     }
 
     /// The times up to `now`, in nanoseconds.

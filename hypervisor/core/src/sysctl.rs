@@ -8,14 +8,14 @@
 
 use shared_abi::domctl::SCHEDULER_CREDIT;
 use shared_abi::sysctl::{
-    self as abi, AvailHeap, GetDomainInfoList, PhysCapabilities, PhysInfo, SchedId, Sysctl, TmemControl,
+    self as abi, AvailHeap, GetDomainInfoList, PhysCapabilities, PhysInfo, SchedId, Sysctl, TbufOp, TmemControl,
 };
 use shared_abi::xen::Errno;
 
 use crate::domctl::info;
 use crate::hypercall::{Call, CallResult, Next};
 use crate::machine::{Machine, PAGE_SIZE};
-use crate::tmem;
+use crate::{tmem, trace_buffers};
 
 /// `sysctl(u_sysctl)`.
 ///
@@ -38,6 +38,10 @@ pub fn sysctl<M: Machine>(call: &mut Call<'_, M>) -> CallResult {
         abi::GETDOMAININFOLIST => {
             let asked: GetDomainInfoList = request.payload();
             request.set_payload(&list_domains(call, asked)?);
+        }
+        abi::TBUF_OP => {
+            let asked: TbufOp = request.payload();
+            request.set_payload(&trace_buffers::control(call, &asked)?);
         }
         // Its results are in buffers of their own.
         abi::TMEM_OP => return tmem::control(call, &request.payload::<TmemControl>()),

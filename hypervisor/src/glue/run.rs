@@ -10,6 +10,7 @@ use core::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
 use ebb_core::hypervisor::{CpuAttention, PerCpu};
 use ebb_core::{Hypervisor, sched};
+use shared_abi::trace;
 
 use super::{Glue, GuestCpu, Vcpu, enable_this_cpu, trace_ring};
 use crate::cpu::{self, CpuId, Doing};
@@ -108,6 +109,10 @@ fn serve_attention(hv: &Hypervisor<Glue>, per_cpu: &PerCpu<Glue>) {
     if attention.contains(CpuAttention::TYPED) {
         per_cpu.withdraw(CpuAttention::TYPED);
         ebb_core::console::typed(hv);
+    }
+    if attention.contains(CpuAttention::TRACE) {
+        per_cpu.withdraw(CpuAttention::TRACE);
+        hv.announce_trace();
     }
 }
 
@@ -208,8 +213,12 @@ fn enter<C: VirtualCpu>(
     } else {
         plan_entry(hv, vcpu, hw, stale);
     }
+    hv.record(trace::HVM_VMENTRY, &[]);
     let exit = hw.run();
     per_cpu.leave_guest();
+    if hv.trace_buffers.are_on() {
+        record_exit(hv, hw);
+    }
     state.counters.count_exit(exit.reason());
     if matches!(exit, VmExit::ExternalInterrupt) {
         instr::take_interrupts();
@@ -218,6 +227,13 @@ fn enter<C: VirtualCpu>(
         hv.set_tpr(vcpu, tpr);
     }
     exit
+}
+
+#[cold]
+#[inline(never)]
+fn record_exit(hv: &Hypervisor<Glue>, hw: &dyn VirtualCpu) {
+    let rip = hw.rip();
+    hv.record(trace::HVM_VMEXIT64, &[hw.exit_code(), rip as u32, (rip >> 32) as u32]);
 }
 
 /// The preparation of an entry for which something waits.

@@ -273,6 +273,8 @@ pub trait VirtualCpu: Send {
     fn set_general(&mut self, number: usize, value: u64);
     /// Instruction pointer.
     fn rip(&self) -> u64;
+    /// The processor's own code of the last exit, for traces.
+    fn exit_code(&self) -> u32;
     /// Changes the instruction pointer and ends the interrupt shadow.
     fn set_rip(&mut self, rip: u64);
     /// Steps over the instruction that exited; `length` is used when the hardware does not say (prefixes are then not

@@ -197,6 +197,7 @@ const HEADERS: &[&str] = &[
     "event_channel.h",
     "sched.h",
     "vcpu.h",
+    "trace.h",
     "version.h",
     "features.h",
     "elfnote.h",

@@ -299,6 +299,9 @@ structures! {
         cmd, pool_id, oid = "u.gen.oid", index = "u.gen.index", tmem_offset = "u.gen.tmem_offset",
         pfn_offset = "u.gen.pfn_offset", len = "u.gen.len", cmfn = "u.gen.cmfn",
     }
+    trace::TraceBuffer = "struct t_buf" {
+        cons, prod,
+    }
     vcpu::RunstateInfo = "struct vcpu_runstate_info" {
         state, state_entry_time, time,
     }

@@ -7,7 +7,7 @@
 
 mod machine;
 pub mod release;
-mod window;
+pub mod window;
 
 use crate::{panic, println, start_info, thread, xen};
 use alloc::string::String;

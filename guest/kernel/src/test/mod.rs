@@ -20,6 +20,7 @@ mod privilege;
 mod processor;
 mod sched;
 mod smp;
+mod trace_buffers;
 mod vcpu;
 mod version;
 mod xenstore;
@@ -114,6 +115,7 @@ const GROUPS: &[&[Test]] = &[
     smp::TESTS,
     balloon::TESTS,
     xenstore::TESTS,
+    trace_buffers::TESTS,
 ];
 
 fn all() -> impl Iterator<Item = (u16, &'static str, Run)> {

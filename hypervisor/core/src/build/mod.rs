@@ -18,6 +18,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use shared_abi::hvm::start_info::{MAGIC, MemmapTableEntry, ModlistEntry, SIF_PRIVILEGED, StartInfo};
+use shared_abi::trace::SCHED_DOM_ADD;
 use shared_abi::trace_stream::{DomainStart, Kind};
 use shared_abi::xen::{DomId, VcpuId, Virq};
 use zerocopy::IntoBytes;
@@ -193,6 +194,7 @@ impl<M: Machine> Hypervisor<M> {
         let name = crate::trace::name_bytes(&domain.config.name);
         let record = DomainStart { domid: domain.id, name, ..DomainStart::default() };
         self.machine.trace(Kind::DOMAIN_START.0, record.as_bytes());
+        self.record(SCHED_DOM_ADD, &[u32::from(domain.id.0)]);
         if let Some(vcpu) = VcpuRef::new(domain, VcpuId(0)) {
             sched::set_up(self, &vcpu);
         }

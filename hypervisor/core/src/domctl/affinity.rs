@@ -37,20 +37,29 @@ pub fn set<M: Machine>(call: &Call<'_, M>, domain: &Arc<Domain<M>>, request: &Vc
     if request.flags & abi::VCPUAFFINITY_SOFT != 0 {
         return Err(Errno::EOPNOTSUPP);
     }
+    let mask = read_mask(call, &request.cpumap_hard)?;
+    if !sched::set_affinity(call.hv, &vcpu, mask) {
+        return Err(Errno::EINVAL);
+    }
+    tell(call, &vcpu, request.cpumap_hard)
+}
+
+/// Reads a mask of CPUs out of the caller's memory; what is beyond it, or beyond any CPU, is not in it.
+///
+/// # Errors
+/// `EFAULT` for a mask that the guest does not map.
+pub(crate) fn read_mask<M: Machine>(call: &Call<'_, M>, map: &CtlBitmap) -> Result<[u64; MAX_CPUS / 64], Errno> {
     let mut bytes: Bytes = [0; _];
-    let bits = request.cpumap_hard.nr_bits.min(MAX_CPUS as u32) as usize;
+    let bits = map.nr_bits.min(MAX_CPUS as u32) as usize;
     let length = bits.div_ceil(8);
-    call.read_guest_bytes(request.cpumap_hard.bitmap.address(), &mut bytes[..length])?;
+    call.read_guest_bytes(map.bitmap.address(), &mut bytes[..length])?;
     if !bits.is_multiple_of(8) {
         bytes[length - 1] &= (1 << (bits % 8)) - 1;
     }
     let (words, _) = bytes.as_chunks::<8>();
     let mut mask = [0; MAX_CPUS / 64];
     mask.iter_mut().zip(words).for_each(|(word, bytes)| *word = u64::from_le_bytes(*bytes));
-    if !sched::set_affinity(call.hv, &vcpu, mask) {
-        return Err(Errno::EINVAL);
-    }
-    tell(call, &vcpu, request.cpumap_hard)
+    Ok(mask)
 }
 
 /// Says where a vCPU may run.

@@ -287,6 +287,20 @@ impl<M: Machine> DomainMemory<M> {
         self.map_pinned(hv, gfn, pin, FrameKind::Foreign, true)
     }
 
+    /// Maps a page that the hypervisor shares, for which `pin` stands. What was there is given back.
+    ///
+    /// # Errors
+    /// As [`P2m::map`]; the pin is released then.
+    pub(crate) fn map_shared(
+        &self,
+        hv: &Hypervisor<M>,
+        gfn: Gfn,
+        pin: PinnedFrame,
+        writable: bool,
+    ) -> Result<(), Errno> {
+        self.map_pinned(hv, gfn, pin, FrameKind::Foreign, writable)
+    }
+
     /// Maps a granted page, for which `pin` stands; only [`DomainMemory::detach_grant`] and the domain's end take it
     /// out. What was there is given back.
     ///

@@ -4,7 +4,7 @@ use alloc::sync::Arc;
 
 use shared_abi::memory as op;
 use shared_abi::memory::{AddToPhysmap, AddToPhysmapBatch, MemAcquireResource, RemoveFromPhysmap};
-use shared_abi::xen::{DomId, Errno, Gfn};
+use shared_abi::xen::{DomId, Errno, Gfn, Mfn};
 
 use crate::clock;
 use crate::domain::Domain;
@@ -125,7 +125,7 @@ fn add_one<M: Machine>(call: &Call<'_, M>, domain: &Arc<Domain<M>>, source: &Sou
     }
 }
 
-/// Maps another domain's page: the caller governs both.
+/// Maps another domain's page: the caller governs both. The hypervisor's own are those of the trace buffers.
 fn add_foreign<M: Machine>(
     call: &Call<'_, M>,
     domain: &Arc<Domain<M>>,
@@ -134,6 +134,13 @@ fn add_foreign<M: Machine>(
 ) -> Result<(), Errno> {
     if source.foreign == DomId::SELF {
         return Err(Errno::EINVAL);
+    }
+    if source.foreign == DomId::XEN {
+        if !call.current.domain().is_privileged() {
+            return Err(Errno::EPERM);
+        }
+        let (pin, writable) = call.hv.pin_trace_frame(Mfn(source.idx)).ok_or(Errno::EINVAL)?;
+        return domain.memory.map_shared(call.hv, gpfn, pin, writable);
     }
     let owner = call.hv.find_domain(source.foreign).ok_or(Errno::ESRCH)?;
     if owner.id == domain.id {

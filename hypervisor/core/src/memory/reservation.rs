@@ -5,6 +5,7 @@ use alloc::sync::Arc;
 
 use shared_abi::memory as op;
 use shared_abi::memory::MemoryReservation;
+use shared_abi::trace::MEM_DECREASE_RESERVATION;
 use shared_abi::xen::{Errno, Gfn};
 
 use crate::domain::Domain;
@@ -128,7 +129,14 @@ fn read_and_apply<M: Machine, const N: usize>(
 ) -> usize {
     let mut gfns = [0; N];
     let read = call.read_numbers(adjustment.list, from, &mut gfns[..wanted]);
-    apply(call, adjustment, &gfns[..read])
+    let done = apply(call, adjustment, &gfns[..read]);
+    if adjustment.operation == op::DECREASE_RESERVATION && call.hv.trace_buffers.are_on() {
+        let whose = u32::from(adjustment.domain.id.0) | adjustment.order << 16;
+        for gfn in &gfns[..done] {
+            call.hv.record(MEM_DECREASE_RESERVATION, &[*gfn as u32, (*gfn >> 32) as u32, whose, 0]);
+        }
+    }
+    done
 }
 
 /// Applies one chunk, with one flush. Gives the number of extents done.

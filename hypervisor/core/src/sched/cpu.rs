@@ -14,6 +14,7 @@ mod favour;
 
 use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
+use shared_abi::trace;
 use shared_abi::trace_stream::{Kind, VcpuSwitch};
 use shared_abi::xen::DomId;
 use zerocopy::IntoBytes;
@@ -26,7 +27,7 @@ use super::state::{Change, Placement, Word};
 use crate::hypervisor::{CpuAttention, Hypervisor, PerCpu};
 use crate::locks::{Mutex, rank};
 use crate::machine::{CpuId, Machine};
-use crate::vcpu::VcpuRef;
+use crate::vcpu::{Vcpu, VcpuRef};
 
 /// No slice runs: nothing waits.
 pub(crate) const NO_DEADLINE: u64 = u64::MAX;
@@ -182,15 +183,16 @@ impl<M: Machine> RunQueue<M> {
 /// Claims a vCPU taken out of a queue for `cpu`, unless it may no longer run, or not now because of a cap.
 fn take<M: Machine>(entry: Waiting<M>, cpu: CpuId, now: u64, touched: &mut Touched) -> Option<Taken<M>> {
     let Waiting { vtime, vcpu, .. } = entry;
+    let sched = &vcpu.sched;
     // Before the word says Running: whoever sees that may kick the CPU named here.
-    vcpu.sched.set_cpu(cpu);
+    sched.set_cpu(cpu);
     let grant = match cap::fund(&vcpu, now, touched) {
         Funding::Uncapped => None,
         Funding::Granted(grant) => Some(grant),
         // Should it have been released already, it asks again at once.
         Funding::Parked => Some(Grant::NONE),
     };
-    let change = vcpu.sched.word.update(Word::take);
+    let change = sched.word.update(Word::take);
     vcpu.account(change);
     if change.after.placement() == Placement::Running {
         return Some(Taken { vcpu, vtime, grant });
@@ -323,7 +325,7 @@ impl<M: Machine> Hypervisor<M> {
                 }
                 let next = next.or_else(|| self.steal(cpu, now, &mut touched));
                 if let Some(next) = &next {
-                    next.runstate.refresh(&self.machine, &next.sched, now);
+                    self.refresh_runstate(next, next, now);
                 }
                 self.trace_switch(previous.as_ref(), next.as_ref());
                 next
@@ -341,8 +343,9 @@ impl<M: Machine> Hypervisor<M> {
     fn choose(&self, cpu: &PerCpu<M>, queue: &mut RunQueue<M>, now: u64, touched: &mut Touched) -> Choice<M> {
         let slice_end = cpu.sched.slice_end();
         queue.settle(touched);
-        let word = queue.current.as_ref().map(|current| current.sched.word.load());
-        let at_home = queue.current.as_ref().is_some_and(|current| current.sched.may_run_on(cpu.id));
+        let current = queue.current.as_deref();
+        let word = current.map(|current| current.sched.word.load());
+        let at_home = current.is_some_and(|current| current.sched.may_run_on(cpu.id));
         let may_stay = at_home && word.is_some_and(Word::is_runnable);
         let leaves = !may_stay || word.is_some_and(|word| queue.gives_way(self, word, slice_end, now));
         let mut next = None;
@@ -389,9 +392,10 @@ impl<M: Machine> Hypervisor<M> {
 
     /// A vCPU stops running here. From now on its context is the only thing that ties it to this CPU.
     fn leave(&self, vcpu: &VcpuRef<M>, now: u64) {
-        let change = vcpu.sched.word.update(Word::leave);
+        let state: &Vcpu<M> = vcpu;
+        let change = state.sched.word.update(Word::leave);
         vcpu.account(change);
-        vcpu.runstate.refresh(&self.machine, &vcpu.sched, now);
+        self.refresh_runstate(vcpu, state, now);
         if change.must_enqueue() {
             self.place(vcpu, now);
         }
@@ -408,17 +412,31 @@ impl<M: Machine> Hypervisor<M> {
 
     /// Applies a step to a vCPU's word, and queues it if that made it runnable.
     pub(super) fn step(&self, vcpu: &VcpuRef<M>, step: impl Fn(Word) -> Word) -> Change {
-        let change = vcpu.sched.word.update(step);
+        let state: &Vcpu<M> = vcpu;
+        let change = state.sched.word.update(step);
         if change.before == change.after {
             return change;
         }
         vcpu.account(change);
+        if self.trace_buffers.are_on() && change.before.is_blocked() && !change.after.is_blocked() {
+            self.record_vcpu(trace::SCHED_WAKE, vcpu);
+        }
         let now = self.machine.now();
-        vcpu.runstate.refresh(&self.machine, &vcpu.sched, now);
+        self.refresh_runstate(vcpu, state, now);
         if change.must_enqueue() {
             self.place(vcpu, now);
         }
         change
+    }
+
+    /// Brings the runstate of `vcpu`, whose state is `state`, in line with its word.
+    #[inline]
+    fn refresh_runstate(&self, vcpu: &VcpuRef<M>, state: &Vcpu<M>, now: u64) {
+        if self.trace_buffers.are_on() {
+            self.record_runstate(vcpu, now);
+        } else {
+            state.runstate.refresh(&self.machine, &state.sched, now);
+        }
     }
 
     /// Puts a vCPU on `cpu`'s queue and makes that CPU look, if it must.
@@ -428,9 +446,10 @@ impl<M: Machine> Hypervisor<M> {
         let mut queue = sched.queue.lock();
         queue.charge(self, now);
         queue.raise_floor();
-        let left = vcpu.sched.departure();
+        let whom = &vcpu.sched;
+        let left = whom.departure();
         let away = now.saturating_sub(left.at);
-        let lag = if vcpu.sched.cpu() == cpu.id {
+        let lag = if whom.cpu() == cpu.id {
             config.policy.entry_lag(config, left.lag, away)
         } else {
             config.policy.migration_lag(config, left.vtime.since(queue.floor), left.lag, away)
@@ -438,7 +457,7 @@ impl<M: Machine> Hypervisor<M> {
         let vtime = queue.floor.offset(lag);
         let sequence = queue.sequence;
         queue.sequence += 1;
-        vcpu.sched.set_cpu(cpu.id);
+        whom.set_cpu(cpu.id);
         queue.waiting.push(Waiting { vtime, sequence, vcpu });
         sched.publish(&queue);
         let reason = self.reason_to_look(sched, &queue, vtime, now);
@@ -494,6 +513,7 @@ impl<M: Machine> Hypervisor<M> {
 
     /// Makes `vcpu` let others go first, if others wait on this CPU.
     pub(super) fn yield_here(&self, vcpu: &VcpuRef<M>) {
+        self.record_vcpu(trace::SCHED_YIELD, vcpu);
         let cpu = self.cpu();
         if cpu.sched.load() > 1 {
             vcpu.sched.word.update(Word::yielded);
@@ -506,6 +526,9 @@ impl<M: Machine> Hypervisor<M> {
     }
 
     fn trace_switch(&self, previous: Option<&VcpuRef<M>>, next: Option<&VcpuRef<M>>) {
+        if self.trace_buffers.are_on() {
+            self.record_switch(previous, next);
+        }
         if !self.machine.trace_enabled(Kind::VCPU_SWITCH.0) {
             return;
         }

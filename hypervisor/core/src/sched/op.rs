@@ -5,6 +5,7 @@
 use alloc::sync::Arc;
 
 use shared_abi::sched as abi;
+use shared_abi::trace::SCHED_SHUTDOWN;
 use shared_abi::xen::{Errno, GuestHandle, Port};
 
 use super::sleep;
@@ -32,6 +33,8 @@ pub fn sched_op<M: Machine>(call: &mut Call<'_, M>) -> CallResult {
         }
         abi::SHUTDOWN => {
             let shutdown: abi::Shutdown = call.read_guest(argument)?;
+            let (domid, vcpu) = (u32::from(call.current.domain().id.0), call.current.id.0);
+            call.hv.record(SCHED_SHUTDOWN, &[domid, vcpu, shutdown.reason]);
             lifecycle::shutdown(call.hv, call.current.domain(), shutdown.reason & 0xff);
             Ok(Next::Return(0))
         }

@@ -9,6 +9,7 @@ use alloc::sync::Arc;
 use core::sync::atomic::{Ordering, fence};
 
 use shared_abi::sched::SHUTDOWN_POWEROFF;
+use shared_abi::trace;
 use shared_abi::trace_stream::{self, Kind, POLL_SENT, POLL_SLEEPS, POLL_TIMED_OUT};
 use shared_abi::xen::{Port, VcpuId};
 use zerocopy::IntoBytes;
@@ -42,7 +43,12 @@ pub fn wake<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) {
 
 /// Puts the current vCPU to sleep until an event or interrupt it could take; not at all if there is one.
 pub fn block<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) {
-    fall_asleep(hv, vcpu, Sleep::Event, false, || false);
+    fall_asleep(hv, vcpu, Sleep::Event, false, nothing);
+}
+
+/// What a sleep that is no poll waits for besides events.
+fn nothing() -> bool {
+    false
 }
 
 /// Lets other vCPUs that wait on this CPU go first.
@@ -74,6 +80,7 @@ fn fall_asleep<M: Machine>(
         end_poll(hv, vcpu);
         return false;
     }
+    hv.record_vcpu(trace::SCHED_BLOCK, vcpu);
     true
 }
 
@@ -211,10 +218,11 @@ impl<M: Machine> Hypervisor<M> {
     ///
     /// With interrupts on it sleeps as by `SCHEDOP_block`. With interrupts off only an NMI or a fresh start ends the
     /// halt, and a domain all of whose vCPUs are halted so or down has powered itself off.
+    #[inline(never)]
     pub fn halt(&self, vcpu: &VcpuRef<M>, interrupts_enabled: bool) {
         if interrupts_enabled {
             block(self, vcpu);
-        } else if fall_asleep(self, vcpu, Sleep::Deaf, true, || false) {
+        } else if fall_asleep(self, vcpu, Sleep::Deaf, true, nothing) {
             shut_down_if_stopped(self, vcpu.domain());
         }
     }

@@ -377,6 +377,10 @@ impl VirtualCpu for SvmVcpu {
         }
     }
 
+    fn exit_code(&self) -> u32 {
+        self.vmcb.control.exit_code as u32
+    }
+
     fn rip(&self) -> u64 {
         self.vmcb.save.rip
     }

@@ -413,6 +413,10 @@ impl VirtualCpu for VmxVcpu {
         }
     }
 
+    fn exit_code(&self) -> u32 {
+        vmcs::read32(ro::EXIT_REASON)
+    }
+
     fn rip(&self) -> u64 {
         vmcs::read(guest::RIP)
     }
