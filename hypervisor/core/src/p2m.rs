@@ -15,6 +15,7 @@ pub mod ept;
 pub mod npt;
 mod retire;
 mod search;
+mod superpages;
 
 use core::marker::PhantomData;
 use core::sync::atomic::Ordering;
@@ -26,6 +27,7 @@ use crate::heap::{Extent, FrameHeap, PinnedFrame};
 use crate::machine::{Machine, MachineAddress};
 pub use retire::{Flushed, MAX_FOREIGN, Retired};
 pub(crate) use search::Piece;
+use superpages::{HEAL_CREDIT, TO_HEAL};
 
 /// One past the highest guest frame number: 40 bits of guest-physical address.
 pub const GFN_LIMIT: u64 = 1 << 28;
@@ -33,11 +35,6 @@ const ROOT_LEVEL: u32 = 3;
 const ENTRIES: u32 = 512;
 /// Losses of translations are noted by this many regions.
 const REGIONS: usize = 64;
-/// Putting a superpage together costs about this many additions' worth of steps, so it is done once in as many: a guest
-/// that gives a page and takes it back again does not pay for a split and a merge each time.
-const HEAL_CREDIT: u32 = 512;
-/// Superpages that may wait to be put together; more are forgotten.
-const TO_HEAL: usize = 8;
 /// No table: a gfn that far up does not exist.
 const NO_RECENT: (u64, Mfn) = (u64::MAX, Mfn(0));
 
@@ -279,17 +276,6 @@ impl<M: Machine> P2m<M> {
         }
     }
 
-    /// The frame that would continue a neighbour of `gfn`'s: with it, a split superpage becomes whole again.
-    pub fn continuation(&self, machine: &M, gfn: Gfn) -> Option<Mfn> {
-        let slot = self.existing_slot(machine, gfn, 0)?;
-        let (neighbour, ahead) = if slot.index == 0 { (1, true) } else { (slot.index - 1, false) };
-        match (Slot { index: neighbour, ..slot }).read(machine) {
-            Entry::Leaf(Leaf { mfn, kind: FrameKind::Ram, .. }) if ahead => mfn.0.checked_sub(1).map(Mfn),
-            Entry::Leaf(Leaf { mfn, kind: FrameKind::Ram, .. }) => Some(Mfn(mfn.0 + 1)),
-            _ => None,
-        }
-    }
-
     /// The place for `gfn`'s entry in the table that was changed last, if that is the one.
     fn recent_slot(&self, gfn: Gfn) -> Option<Slot> {
         (self.recent.0 == gfn.0 >> 9).then(|| Slot::in_table(self.recent.1, 0, gfn.0))
@@ -487,58 +473,6 @@ impl<M: Machine> P2m<M> {
         Ok(table.into_record().0)
     }
 
-    /// Replaces a superpage's leaf by a table of the next smaller leaves. Every translation stays what it was.
-    fn split(&mut self, frames: Frames<'_, M>, slot: Slot, leaf: Leaf) -> Result<Mfn, Errno> {
-        let table = self.new_table(frames)?;
-        let level = slot.level - 1;
-        let order = 9 * level;
-        // The format of leaves is the same but for the frame, whose field is added to.
-        let first = M::Format::leaf(leaf, level);
-        let step = M::Format::leaf(Leaf { mfn: Mfn(leaf.mfn.0 + (1 << order)), ..leaf }, level) - first;
-        for index in 0..ENTRIES {
-            Slot { table, level, index }.store(frames.machine, first + u64::from(index) * step);
-        }
-        count(frames.heap, table).store(ENTRIES, Ordering::Relaxed);
-        if leaf.kind == FrameKind::Ram {
-            frames.heap.split_record(leaf.mfn, order + 9, order);
-        }
-        slot.store(frames.machine, M::Format::table(table));
-        Ok(table)
-    }
-
-    /// After an addition at `slot`: puts superpages together, here or where they wait, if it is time for one.
-    fn heal(&mut self, frames: Frames<'_, M>, gfn: Gfn, slot: Slot, retired: &mut Retired) {
-        let whole = is_full(frames, slot) && may_be_superpage(frames, slot).is_some();
-        if self.heal_credit < HEAL_CREDIT {
-            self.heal_credit += 1;
-            if whole && !self.to_heal.iter().any(|waiting| waiting.0 >> 9 == gfn.0 >> 9) {
-                let _ = self.to_heal.try_push(gfn);
-            }
-        } else if whole {
-            self.heal_credit = 0;
-            self.merge_upwards(frames, gfn, slot, retired);
-        } else if let Some(waiting) = self.to_heal.pop() {
-            let slot = self.existing_slot(frames.machine, waiting, 0);
-            if let Some(slot) = slot.filter(|slot| may_be_superpage(frames, *slot).is_some()) {
-                self.heal_credit = 0;
-                self.merge_upwards(frames, waiting, slot, retired);
-            }
-        }
-    }
-
-    /// Makes a superpage of the table of `slot`, and of those above it, if they have become one.
-    fn merge_upwards(&mut self, frames: Frames<'_, M>, gfn: Gfn, slot: Slot, retired: &mut Retired) {
-        let mut slot = slot;
-        while let Some(leaf) = superpage_in(frames, slot) {
-            let order = 9 * slot.level;
-            frames.heap.merge_record(leaf.mfn, order + 9, order);
-            let above = self.above(frames.machine, gfn, slot);
-            above.store(frames.machine, M::Format::leaf(leaf, above.level));
-            self.retire_table(frames, slot.table, retired);
-            slot = above;
-        }
-    }
-
     /// Whether `old` can be replaced in one step: single leaves always, tables when they hold only the domain's memory.
     fn may_replace(&self, frames: Frames<'_, M>, old: Entry, level: u32, retired: &Retired) -> bool {
         match old {
@@ -594,36 +528,6 @@ pub(crate) fn region_of(gfn: Gfn) -> u32 {
 
 fn count(heap: &FrameHeap, table: Mfn) -> &core::sync::atomic::AtomicU32 {
     &heap.frame(table.0 as u32).count
-}
-
-/// Whether every entry of the table of `slot` is in use.
-#[inline]
-fn is_full<M: Machine>(frames: Frames<'_, M>, slot: Slot) -> bool {
-    count(frames.heap, slot.table).load(Ordering::Relaxed) == ENTRIES
-}
-
-/// The first leaf of the superpage that the table of `changed` may form: a look at the first entry and at `changed`, the
-/// latest, which makes the common "no" cheap.
-fn may_be_superpage<M: Machine>(frames: Frames<'_, M>, changed: Slot) -> Option<Leaf> {
-    if changed.level >= M::Format::largest_leaf_level() || !is_full(frames, changed) {
-        return None;
-    }
-    let order = 9 * changed.level;
-    let Entry::Leaf(first) = (Slot { index: 0, ..changed }).read(frames.machine) else { return None };
-    let aligned = first.kind == FrameKind::Ram && first.mfn.0 & ((1 << (order + 9)) - 1) == 0;
-    (aligned && continues(frames, changed, first)).then_some(first)
-}
-
-/// The superpage that the table of `changed` forms, if it does.
-fn superpage_in<M: Machine>(frames: Frames<'_, M>, changed: Slot) -> Option<Leaf> {
-    let first = may_be_superpage(frames, changed)?;
-    (1..ENTRIES).all(|index| continues(frames, Slot { index, ..changed }, first)).then_some(first)
-}
-
-/// Whether an entry is what it must be in the superpage that begins with `first`.
-fn continues<M: Machine>(frames: Frames<'_, M>, slot: Slot, first: Leaf) -> bool {
-    let expected = Leaf { mfn: Mfn(first.mfn.0 + (u64::from(slot.index) << (9 * slot.level))), ..first };
-    slot.read(frames.machine) == Entry::Leaf(expected)
 }
 
 /// Splits `1 << order` frames at `gfn` into the pieces a p2m maps: the largest order that is a multiple of 9.
