@@ -133,11 +133,18 @@ impl<M: Machine> Call<'_, M> {
         if self.read_all_numbers(list, index, numbers).is_ok() {
             return numbers.len();
         }
-        // The list ends somewhere in between: find out where.
+        self.read_some_numbers(list, index, numbers)
+    }
+
+    /// The list ends somewhere in between: finds out where.
+    #[cold]
+    #[inline(never)]
+    fn read_some_numbers(&self, list: u64, index: u64, numbers: &mut [u64]) -> usize {
         let readable = |(number, index)| self.read_all_numbers(list, index, core::slice::from_mut(number)).is_ok();
         numbers.iter_mut().zip(index..).map(readable).take_while(|readable| *readable).count()
     }
 
+    #[inline]
     fn read_all_numbers(&self, list: u64, index: u64, numbers: &mut [u64]) -> Result<(), Errno> {
         match self.width {
             Width::Bits64 => self.read_elements(GuestHandle::<u64>::new(list), index, numbers),
