@@ -18,10 +18,14 @@
 mod calls;
 #[path = "random_hypercalls/check.rs"]
 mod check;
+#[path = "random_hypercalls/encode.rs"]
+mod encode;
 #[path = "random_hypercalls/guest.rs"]
 mod guest;
 #[path = "random_hypercalls/layout.rs"]
 mod layout;
+#[path = "random_hypercalls/newcomer.rs"]
+mod newcomer;
 #[path = "random_hypercalls/random_calls.rs"]
 mod random_calls;
 #[path = "random_hypercalls/steps.rs"]
