@@ -81,10 +81,15 @@ doc: setup ## Build the API documentation into target/doc
 	@$(CARGO) doc --no-deps --document-private-items --target $(TARGET) $(BARE)
 	@echo 'Read docs/README.md first; the API is in $(TARGET_DIR)/doc/shared_abi/index.html'
 
-# The balloon's tests leak what a kernel keeps for ever.
+# What has unsafe code, or tests whose machine has (docs/tests.md). Fake machines leak what a kernel keeps for ever.
+miri: export MIRIFLAGS = -Zmiri-ignore-leaks
 miri: setup ## Run the host-testable unsafe code under miri, when a nightly with miri is there
 	@if cargo +nightly miri --version >/dev/null 2>&1; then \
-	    MIRIFLAGS=-Zmiri-ignore-leaks cargo +nightly miri test -p ebb-balloon -p ebb-guest-hypercall -p ebb-tmem; \
+	    cargo +nightly miri test -p ebb-guest-hypercall --lib && \
+	    cargo +nightly miri test -p ebb-mutex --test mutex --test rules && \
+	    cargo +nightly miri test -p ebb-locks --test crowd && \
+	    cargo +nightly miri test -p ebb-tmem --lib --test threads --test meddling --test model && \
+	    cargo +nightly miri test -p ebb-core --lib -- parallel; \
 	else echo 'miri: skipped, no nightly toolchain with miri (rustup +nightly component add miri)'; fi
 
 clean: ## Remove everything that was built or written

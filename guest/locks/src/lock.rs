@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // The data is reached through a shared reference while the lock is held.
 
 use core::cell::UnsafeCell;
+use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
 use crate::lab::{Hybrid, Node, PlainTicket, Preemptable, Queued, SpinLock, TestAndSet};
@@ -33,14 +34,14 @@ impl<T, W: Word, P: Platform> TicketLock<T, W, P> {
     #[inline]
     pub fn lock(&self) -> TicketGuard<'_, T, W, P> {
         let ticket = self.raw.lock(&self.platform);
-        TicketGuard { lock: self, ticket }
+        TicketGuard { lock: self, ticket, data: PhantomData }
     }
 
     /// Takes the lock if it is free now.
     #[inline]
     pub fn try_lock(&self) -> Option<TicketGuard<'_, T, W, P>> {
         let ticket = self.raw.try_lock()?;
-        Some(TicketGuard { lock: self, ticket })
+        Some(TicketGuard { lock: self, ticket, data: PhantomData })
     }
 
     /// Whether somebody has the lock, at some instant.
@@ -60,6 +61,8 @@ impl<T, W: Word, P: Platform> TicketLock<T, W, P> {
 pub struct TicketGuard<'a, T, W: Word, P: Platform> {
     lock: &'a TicketLock<T, W, P>,
     ticket: Ticket,
+    /// Sharing the guard is sharing the data, which the lock alone does not ask for.
+    data: PhantomData<&'a mut T>,
 }
 
 impl<T, W: Word, P: Platform> Deref for TicketGuard<'_, T, W, P> {

@@ -9,10 +9,10 @@ use std::thread;
 use ebb_locks::lab::{
     Hybrid, NODES_PER_CPU, Node, PlainTicket, Preemptable, QueuePlatform, Queued, SpinLock, TestAndSet,
 };
-use ebb_locks::{Large, Platform, RawTicketLock, Small, WaitKey, WaitTable};
+use ebb_locks::{Large, Platform, RawTicketLock, Small, TicketLock, WaitKey, WaitTable};
 
-const THREADS: usize = 12;
-const TURNS: u64 = 400;
+const THREADS: usize = if cfg!(miri) { 3 } else { 12 };
+const TURNS: u64 = if cfg!(miri) { 6 } else { 400 };
 
 struct Kick {
     given: Mutex<bool>,
@@ -92,13 +92,17 @@ impl QueuePlatform for Cpu {
     }
 }
 
-fn crowd<L: SpinLock<Cpu> + Send + Sync + 'static>(blocks: bool, lock: L) {
-    let machine = Cpu(Arc::new(Machine {
+fn machine(blocks: bool) -> Cpu {
+    Cpu(Arc::new(Machine {
         nodes: [const { Node::new() }; THREADS * NODES_PER_CPU],
         waits: WaitTable::new(),
         kicks: [const { Kick { given: Mutex::new(false), changed: Condvar::new() } }; THREADS],
         blocks,
-    }));
+    }))
+}
+
+fn crowd<L: SpinLock<Cpu> + Send + Sync + 'static>(blocks: bool, lock: L) {
+    let machine = machine(blocks);
     let shared = Arc::new((lock, AtomicU64::new(0)));
     let run = |cpu| {
         let (machine, shared) = (machine.clone(), shared.clone());
@@ -138,4 +142,30 @@ fn those_that_sleep() {
     crowd(true, RawTicketLock::<Small>::new(Small::new(0)));
     crowd(true, Queued::new());
     crowd(true, Hybrid::new());
+}
+
+/// The lock that has its data in it: plain memory, so miri sees whether one holder's turn comes after another's.
+#[test]
+fn the_data_is_with_one_at_a_time() {
+    for blocks in [false, true] {
+        let shared = Arc::new(TicketLock::new((0, 0), Large::new(0), machine(blocks)));
+        let run = |cpu| {
+            let shared = shared.clone();
+            thread::spawn(move || {
+                CPU.set(cpu);
+                for turn in 0..TURNS {
+                    let mut data =
+                        if turn % 3 == 0 { shared.try_lock() } else { None }.unwrap_or_else(|| shared.lock());
+                    assert_eq!(data.0, data.1);
+                    data.0 += 1;
+                    thread::yield_now();
+                    data.1 += 1;
+                }
+            })
+        };
+        let threads: Vec<_> = (0..THREADS).map(run).collect();
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        assert!(!shared.is_locked());
+        assert_eq!(*shared.lock(), (THREADS as u64 * TURNS, THREADS as u64 * TURNS));
+    }
 }

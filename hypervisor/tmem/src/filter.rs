@@ -54,8 +54,8 @@ mod tests {
 
     #[test]
     fn it_depends_on_every_byte_its_place_and_the_length() {
-        let mut bytes = [0; 200];
-        let mut seen = std::vec![number(&bytes, 1), number(&bytes, 2), number(&bytes[..199], 1), number(&[], 1)];
+        let mut bytes = [0; if cfg!(miri) { 70 } else { 200 }];
+        let mut seen = std::vec![number(&bytes, 1), number(&bytes, 1 << 40), number(&bytes[1..], 1), number(&[], 1)];
         for place in 0..bytes.len() {
             for value in [1, 0x42] {
                 bytes[place] = value;

@@ -79,7 +79,7 @@ impl GuestPage<Machine> for Meddler<'_> {
 
 #[test]
 fn nothing_that_happens_during_a_copy_breaks_it() {
-    for kind in if cfg!(miri) { 2..=3 } else { 1..=3 } {
+    for kind in if cfg!(miri) { 3..=3 } else { 1..=3 } {
         for action in 0..6 {
             let (machine, store) = (Machine::new(100), store(kind != 3, true));
             let mut t = Tester::new(&store, &machine);
@@ -123,7 +123,9 @@ fn nothing_that_happens_during_a_copy_breaks_it() {
 
 #[test]
 fn a_put_is_the_last_word_whatever_happens_during_its_copy() {
-    for (compress, deduplicate) in [(false, false), (false, true), (true, false), (true, true)] {
+    let ways: &[_] =
+        if cfg!(miri) { &[(false, true)] } else { &[(false, false), (false, true), (true, false), (true, true)] };
+    for (compress, deduplicate) in ways.iter().copied() {
         for action in 0..6 {
             let (machine, store) = (Machine::new(100), store(compress, deduplicate));
             let mut t = Tester::new(&store, &machine);

@@ -270,14 +270,14 @@ fn is_ephemeral(pool: u32) -> bool {
 
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: if cfg!(miri) { 2 } else { 1500 },
+        cases: if cfg!(miri) { 1 } else { 1500 },
         failure_persistence: None,
         ..ProptestConfig::default()
     })]
 
     #[test]
     fn the_store_does_what_the_model_does(
-        steps in prop::collection::vec(step(), 1..if cfg!(miri) { 30 } else { 250 }),
+        steps in prop::collection::vec(step(), 1..if cfg!(miri) { 20 } else { 250 }),
         compress: bool, deduplicate: bool, frames in 100..220usize,
     ) {
         let machine = Machine::new(frames);

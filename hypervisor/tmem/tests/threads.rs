@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use common::{Guest, Machine, Random, set_cpu};
 use ebb_tmem::{ClientId, Config, Error, Handle, Kind, PAGE_SIZE, Page, Progress, Scratch, Store};
 
-const ROUNDS: u64 = if cfg!(miri) { 20 } else { 40_000 };
+const ROUNDS: u64 = if cfg!(miri) { 16 } else { 40_000 };
+/// Pages that are put at most between two other calls that get in the way.
+const BETWEEN: u64 = if cfg!(miri) { 2 } else { 60 };
 
 /// A page that says what it is, in a form that does or does not compress.
 fn label(thread: u64, handle: &Handle, version: u64, random: bool) -> Page {
@@ -86,7 +88,7 @@ fn meddle(store: &Store, machine: &Machine, client: ClientId, stop: &AtomicBool)
     set_cpu(ebb_tmem::LANES - 1);
     while !stop.load(Ordering::Relaxed) {
         let pool = tmem.new_pool(client, 0x0100_0000, [0, 0]).unwrap();
-        for index in 0..random.below(60) as u32 {
+        for index in 0..random.below(BETWEEN) as u32 {
             let handle = Handle { pool, oid: [u64::from(index % 5), 0, 0], index };
             let page = label(9, &handle, random.next(), index % 2 == 0);
             let _ = tmem.put(client, &handle, &Guest::new(page), &mut scratch);
@@ -104,7 +106,12 @@ fn meddle(store: &Store, machine: &Machine, client: ClientId, stop: &AtomicBool)
 
 #[test]
 fn two_threads_of_one_client_and_a_meddler() {
-    for (compress, deduplicate) in [(false, false), (false, true), (true, false), (true, true)] {
+    let ways: &[_] = if cfg!(miri) {
+        &[(false, true), (true, false)]
+    } else {
+        &[(false, false), (false, true), (true, false), (true, true)]
+    };
+    for (compress, deduplicate) in ways.iter().copied() {
         let machine = Machine::new(260);
         let store = Store::new(Config { clients: 4, seed: 9, compress, deduplicate });
         let (client, other) = (ClientId(1), ClientId(3));
@@ -130,7 +137,7 @@ fn two_threads_of_one_client_and_a_meddler() {
 #[test]
 fn two_threads_on_the_same_handles() {
     let machine = Machine::new(200);
-    let store = Store::new(Config { clients: 1, seed: 1, compress: true, deduplicate: true });
+    let store = Store::new(Config { clients: 1, seed: 1, compress: !cfg!(miri), deduplicate: true });
     let client = ClientId(0);
     store.on(&machine).new_pool(client, 0x0100_0000, [0, 0]).unwrap();
     store.on(&machine).new_pool(client, 0x0100_0001, [0, 0]).unwrap();

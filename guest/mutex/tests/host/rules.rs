@@ -88,15 +88,16 @@ impl Over for Zeroed {
         let lock = Box::leak(Box::new(RawMutex::new(Kernel::new(), Checked::new("stale"))));
         let bytes = core::ptr::from_mut(lock).cast::<u8>();
         let made = 0x6d75_7478u32.to_ne_bytes();
-        for offset in 0..size_of::<Zeroed>() - 3 {
-            // SAFETY: inside the leaked lock; a word of it that is the mark is an atomic integer.
+        for offset in (0..size_of::<Zeroed>()).step_by(align_of::<u32>()) {
+            // SAFETY: inside the leaked lock; before the mark there are whole words, and the mark is an atomic integer.
             unsafe {
                 if core::slice::from_raw_parts(bytes.add(offset), 4) == made {
                     bytes.add(offset).cast::<[u8; 4]>().write([0; 4]);
+                    return lock;
                 }
             }
         }
-        lock
+        panic!("a lock without the mark")
     }
 }
 
@@ -153,13 +154,12 @@ fn two_holders_are_found() {
         (*place).lock();
         place.write(RawMutex::new(kernel, Checked::new("overwritten")));
     }
-    let address = place.addr();
+    let address = place.expose_provenance();
     let text = on_thread(2, move || {
         let place = core::ptr::with_exposed_provenance::<RawMutex<&'static Kernel, Checked>>(address);
         // SAFETY: as above.
         report(|| unsafe { (*place).lock() })
     });
-    place.expose_provenance();
     says(&text, &["mutex `overwritten`", "two holders", "owner thread 0 `main`", "by thread 2 `reader`"]);
 }
 
