@@ -182,6 +182,12 @@ fn check_domains(test: &Test, session: &Session, problems: &mut Vec<String>) {
             problems.push(format!("{name} slept {slept} times in polls and was sent out of {sent}, expected {least}"));
         }
     }
+    for name in &expect.no_polls {
+        let slept: u64 = by_name(name).iter().map(|domain| domain.polls.slept).sum();
+        if slept > 0 {
+            problems.push(format!("{name} slept {slept} times in polls, and should not"));
+        }
+    }
     for (name, least) in &expect.spins {
         problems.extend(by_name(name).last().and_then(|domain| wrong_spins(name, domain, *least)));
     }
@@ -313,6 +319,8 @@ mod tests {
         assert!(failure("never=['hello']", same).contains("a line matches /hello/: (d1) hello"));
         assert!(failure("tests=1", same).contains("0 guest tests passed, expected 1"));
         assert!(failure("polls={a=1}", same).contains("a slept 0 times in polls"));
+        let slept = |s: &mut Session| s.model.domains.get_mut(&1).unwrap().polls.slept = 2;
+        assert!(failure("no-polls=['a']", slept).contains("a slept 2 times in polls, and should not"));
         let unsent = |s: &mut Session| s.model.domains.get_mut(&1).unwrap().polls.slept = 9;
         assert!(failure("polls={a=9}", unsent).contains("a slept 9 times in polls and was sent out of 0, expected 9"));
         assert!(failure("ends={a='crashed'}", same).contains("a powered off, expected: crashed"));

@@ -111,7 +111,7 @@ impl Environment {
         // Records of polls are many, so only those who look at them get them.
         let expect = &test.spec.expect;
         let mut more = Vec::new();
-        if !expect.polls.is_empty() {
+        if !(expect.polls.is_empty() && expect.no_polls.is_empty()) {
             more.push(Kind::POLL);
         }
         if !expect.spins.is_empty() {

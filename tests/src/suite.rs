@@ -182,6 +182,8 @@ pub struct Expect {
     /// vCPUs of a domain, by its name, sleep in `SCHEDOP_poll` at least so often, and at least so many of these sleeps
     /// end by an event sent to the polled port.
     pub polls: std::collections::BTreeMap<String, u64>,
+    /// No vCPU of these domains ever sleeps in `SCHEDOP_poll`.
+    pub no_polls: Vec<String>,
     /// The processor notices at least so often that a domain, by its name, spins, and another of its vCPUs gets to run;
     /// each such exit is accounted for.
     pub spins: std::collections::BTreeMap<String, u64>,
@@ -243,6 +245,7 @@ impl Default for Expect {
             tests: 0,
             logs: std::collections::BTreeMap::new(),
             polls: std::collections::BTreeMap::new(),
+            no_polls: Vec::new(),
             spins: std::collections::BTreeMap::new(),
             ends: std::collections::BTreeMap::new(),
             short_then_complete: Vec::new(),
@@ -372,7 +375,13 @@ impl Test {
             None => None,
         };
         let expect = &spec.expect;
-        let named = expect.ends.keys().chain(expect.logs.keys()).chain(expect.polls.keys()).chain(expect.spins.keys());
+        let named = expect
+            .ends
+            .keys()
+            .chain(expect.logs.keys())
+            .chain(expect.polls.keys())
+            .chain(expect.spins.keys())
+            .chain(&expect.no_polls);
         for domain in named.chain(&expect.short_then_complete) {
             if spec.config.is_none() && !spec.domains.iter().any(|d| d.to_domain(Path::new("")).name == *domain) {
                 bail!("expects something of `{domain}`, which is no domain of it");

@@ -13,6 +13,7 @@ mod events_fifo;
 mod fpu;
 mod hvm;
 pub mod local_store;
+mod locks;
 mod memory;
 mod memory_map;
 mod multicall;
@@ -113,6 +114,7 @@ const GROUPS: &[&[Test]] = &[
     hvm::TESTS,
     apic::TESTS,
     smp::TESTS,
+    locks::TESTS,
     balloon::TESTS,
     xenstore::TESTS,
     trace_buffers::TESTS,
