@@ -86,7 +86,7 @@ miri: export MIRIFLAGS = -Zmiri-ignore-leaks
 miri: setup ## Run the host-testable unsafe code under miri, when a nightly with miri is there
 	@if cargo +nightly miri --version >/dev/null 2>&1; then \
 	    cargo +nightly miri test -p ebb-guest-hypercall --lib && \
-	    cargo +nightly miri test -p ebb-mutex --test mutex --test rules && \
+	    cargo +nightly miri test -p ebb-mutex --test host && \
 	    cargo +nightly miri test -p ebb-locks --test crowd && \
 	    cargo +nightly miri test -p ebb-tmem --lib --test threads --test meddling --test model && \
 	    cargo +nightly miri test -p ebb-core --lib -- parallel; \
