@@ -78,6 +78,9 @@ pub struct World {
     pub known: Vec<Known>,
     /// Domains that have left the table.
     pub gone: Vec<Weak<Domain<FakeMachine>>>,
+    /// A wild domain that governs has made a call that is not tidy: it may have moved pages of the others, with which
+    /// they then miss events by no fault of the hypervisor's.
+    pub meddled: bool,
     kicked: Arc<Vec<AtomicBool>>,
     free_at_start: u64,
 }
@@ -103,6 +106,7 @@ impl World {
             cpus: (0..cpus).map(|_| cpu()).collect(),
             known: Vec::new(),
             gone: Vec::new(),
+            meddled: false,
             kicked,
         };
         let newcomer = Newcomer {
@@ -432,6 +436,7 @@ impl World {
             }
             Caller { wide: known.width == Width::Bits64, at: BUFFERS, paging: caller.paging.orderly(), ..caller }
         } else {
+            self.meddled |= domain.is_privileged() && !call.is_tidy();
             caller
         };
         let width = if caller.wide { Width::Bits64 } else { Width::Bits32 };
