@@ -17,6 +17,10 @@
 //! waiter. Two such sleeps within [`NEAR`] switch the domain's pause exits off, and they stay off until [`QUIET`] has
 //! passed without one. Each vCPU follows when it next comes to a CPU or has a pause exit.
 //!
+//! So that such a lock can be told from others, a vCPU gets a **hearing**: its first exit, and those of
+//! [`SchedConfig::hearing_ns`](crate::sched::SchedConfig) after it, change nothing, and it spins on to the point where a
+//! lock that sleeps would. There is one hearing in each [`QUIET`].
+//!
 //! Locking: one queue's lock at a time; another CPU's is tried, not waited for. The words here are hints, written
 //! without a lock.
 
@@ -70,7 +74,7 @@ pub enum Outcome {
     Directed,
     /// None waited. Whoever waits on this CPU goes first.
     Undirected,
-    /// The domain's locks sleep by themselves: nothing was done.
+    /// The domain's locks sleep by themselves, or are about to show whether they do: nothing was done.
     LeftAlone,
 }
 
@@ -123,12 +127,25 @@ impl DomainPauses {
 pub struct VcpuPauses {
     /// The step, above [`Window::FINEST`].
     step: AtomicU8,
+    /// When its last hearing began, in nanoseconds.
+    heard_at: AtomicU64,
 }
 
 impl VcpuPauses {
     /// The usual window.
     pub const fn new() -> Self {
-        Self { step: AtomicU8::new(Window::FINEST.unsigned_abs()) }
+        Self { step: AtomicU8::new(Window::FINEST.unsigned_abs()), heard_at: AtomicU64::new(u64::MAX) }
+    }
+
+    /// Whether the vCPU, which has an exit, has a hearing of this length, or gets one now.
+    fn is_heard(&self, now: u64, length: u64) -> bool {
+        match now.checked_sub(self.heard_at.load(Ordering::Relaxed)) {
+            Some(since) if since < QUIET => since < length,
+            _ => {
+                self.heard_at.store(now, Ordering::Relaxed);
+                length != 0
+            }
+        }
     }
 
     fn step(&self) -> i8 {
@@ -151,8 +168,10 @@ pub fn window<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) -> Window {
 
 /// The current vCPU spins: another one gets its CPU, if it helps. The window for the next spin.
 pub fn pause_exit<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) -> Window {
-    let pauses = &vcpu.domain().sched.pauses;
-    let outcome = if pauses.sleeps_by_itself(hv.machine.now()) {
+    let (pauses, own) = (&vcpu.domain().sched.pauses, &vcpu.sched.pauses);
+    let now = hv.machine.now();
+    let sleeps = pauses.sleeps_by_itself(now);
+    let outcome = if sleeps || own.is_heard(now, hv.sched_config.hearing_ns) {
         Outcome::LeftAlone
     } else if yield_to_sibling(hv, vcpu) {
         Outcome::Directed
@@ -162,10 +181,10 @@ pub fn pause_exit<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) -> Window {
     };
     pauses.outcomes[outcome as usize].fetch_add(1, Ordering::Relaxed);
     if outcome == Outcome::LeftAlone {
-        return Window::Off;
+        return if sleeps { Window::Off } else { Window::Step(own.step()) };
     }
-    let step = Window::next(vcpu.sched.pauses.step(), outcome == Outcome::Directed);
-    vcpu.sched.pauses.set(step);
+    let step = Window::next(own.step(), outcome == Outcome::Directed);
+    own.set(step);
     Window::Step(step)
 }
 
@@ -208,6 +227,15 @@ mod tests {
             pauses.set(step);
             assert_eq!(pauses.step(), step);
         }
+    }
+
+    #[test]
+    fn one_hearing_in_each_quiet_time() {
+        let pauses = VcpuPauses::new();
+        let heard = |now: u64| pauses.is_heard(now, 2_000);
+        assert!(heard(500) && heard(2_499) && !heard(2_500) && !heard(500 + QUIET - 1));
+        assert!(heard(500 + QUIET) && !heard(2_500 + QUIET));
+        assert!(!VcpuPauses::new().is_heard(500, 0), "none of no length");
     }
 
     #[test]

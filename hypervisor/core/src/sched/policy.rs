@@ -38,6 +38,9 @@ pub struct SchedConfig {
     /// Time a vCPU runs before a newcomer may take its CPU, in nanoseconds. Bounds the rate of switches, and by the
     /// same token the time an urgent wake-up waits.
     pub ratelimit_ns: u64,
+    /// How long a spinner may spin on after its first pause exit, in nanoseconds, to show whether its lock sleeps: some
+    /// ten thousand rounds of a lock's loop, with a PAUSE of over a hundred cycles in each. See [`crate::sched::pause`].
+    pub hearing_ns: u64,
     /// The policy.
     pub policy: &'static dyn Policy,
 }
@@ -47,7 +50,7 @@ impl Default for SchedConfig {
     /// the rest of their slices, so a boot of Linux with 2 vCPUs on one CPU takes a third less than with 30 ms; and a
     /// switch (some 3,000 instructions) is still nothing beside a slice.
     fn default() -> Self {
-        Self { timeslice_ns: 5_000_000, ratelimit_ns: 1_000_000, policy: &Credit }
+        Self { timeslice_ns: 5_000_000, ratelimit_ns: 1_000_000, hearing_ns: 2_000_000, policy: &Credit }
     }
 }
 

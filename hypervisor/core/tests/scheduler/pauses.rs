@@ -117,6 +117,26 @@ fn who_runs_early_pays() {
     assert_share(hog, sim.ran(&spinners), 60, 40);
 }
 
+/// Whoever spins is let spin for a while first: it may have a lock that sleeps.
+#[test]
+fn a_spinner_is_heard_before_it_is_judged() {
+    let mut sim = Sim::new(1);
+    sim.hv.sched_config.hearing_ns = 2 * MS;
+    let domain = sim.add(1, 256, &[Behaviour::Hog; 2]);
+    let vcpus: Vec<Ref> = sched::each_vcpu(&domain).collect();
+    run_until_it(&mut sim, || runs(&vcpus[0]));
+    for _ in 0..3 {
+        assert_eq!(spin(&mut sim, &vcpus[0]), Window::USUAL);
+        assert!(runs(&vcpus[0]));
+    }
+    assert_eq!((count(&domain, Outcome::LeftAlone), count(&domain, Outcome::Directed)), (3, 0));
+    sim.run(3 * MS);
+    run_until_it(&mut sim, || runs(&vcpus[0]));
+    spin(&mut sim, &vcpus[0]);
+    assert!(runs(&vcpus[1]));
+    assert_eq!(count(&domain, Outcome::Directed), 1);
+}
+
 #[test]
 fn a_domain_whose_locks_sleep_is_left_alone() {
     let mut sim = Sim::new(1);
