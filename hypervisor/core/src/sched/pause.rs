@@ -24,7 +24,7 @@
 //! Locking: one queue's lock at a time; another CPU's is tried, not waited for. The words here are hints, written
 //! without a lock.
 
-use core::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 
 use crate::hypervisor::Hypervisor;
 use crate::machine::Machine;
@@ -81,6 +81,8 @@ pub enum Outcome {
 /// How a domain's pause exits came out, and when its lock waiters slept.
 #[derive(Debug, Default)]
 pub struct DomainPauses {
+    /// A window has been asked for: this machine has pause exits.
+    matter: AtomicBool,
     /// When a lock's waiter last slept, in nanoseconds.
     slept_at: AtomicU64,
     /// Pause exits are off until then.
@@ -95,11 +97,18 @@ impl DomainPauses {
     /// Nothing has happened.
     pub const fn new() -> Self {
         Self {
+            matter: AtomicBool::new(false),
             slept_at: AtomicU64::new(u64::MAX),
             off_until: AtomicU64::new(0),
             next: AtomicU32::new(0),
             outcomes: [const { AtomicU64::new(0) }; 3],
         }
+    }
+
+    /// Whether sleeps must be told at all: not on a machine without pause exits.
+    #[inline]
+    pub(super) fn matter(&self) -> bool {
+        self.matter.load(Ordering::Relaxed)
     }
 
     /// A lock's waiter goes to sleep.
@@ -159,11 +168,9 @@ impl VcpuPauses {
 
 /// The window with which `vcpu` is to run now. Asked when a vCPU comes to a CPU.
 pub fn window<M: Machine>(hv: &Hypervisor<M>, vcpu: &VcpuRef<M>) -> Window {
-    if vcpu.domain().sched.pauses.sleeps_by_itself(hv.machine.now()) {
-        Window::Off
-    } else {
-        Window::Step(vcpu.sched.pauses.step())
-    }
+    let pauses = &vcpu.domain().sched.pauses;
+    pauses.matter.store(true, Ordering::Relaxed);
+    if pauses.sleeps_by_itself(hv.machine.now()) { Window::Off } else { Window::Step(vcpu.sched.pauses.step()) }
 }
 
 /// The current vCPU spins: another one gets its CPU, if it helps. The window for the next spin.

@@ -105,9 +105,10 @@ pub(super) fn poll<M: Machine>(
     }
     vcpu.sched.poll_port.store(port.map_or(0, |port| port.0), Ordering::Relaxed);
     if fall_asleep(hv, vcpu, Sleep::Poll, !interrupts, ready) {
-        if port.is_some() && timeout == 0 {
+        let pauses = &vcpu.domain().sched.pauses;
+        if port.is_some() && timeout == 0 && pauses.matter() {
             // What waits so for one port and for nothing else is the waiter of a lock.
-            vcpu.domain().sched.pauses.waiter_sleeps(hv.machine.now());
+            pauses.waiter_sleeps(hv.machine.now());
         }
         trace_poll(hv, vcpu, POLL_SLEEPS, port.unwrap_or(Port(0)));
         if timeout != 0 {
