@@ -279,25 +279,12 @@ impl<M: Machine> DomainMemory<M> {
         self.lookup(machine, gfn).filter(|found| found.kind == FrameKind::Hypervisor).map(|found| (gfn, found.mfn))
     }
 
-    /// Maps another domain's page, for which `pin` stands. What was there is given back.
+    /// Maps another domain's page, or one that the hypervisor shares, for which `pin` stands. What was there is given
+    /// back.
     ///
     /// # Errors
     /// As [`P2m::map`]; the pin is released then.
-    pub fn map_foreign(&self, hv: &Hypervisor<M>, gfn: Gfn, pin: PinnedFrame) -> Result<(), Errno> {
-        self.map_pinned(hv, gfn, pin, FrameKind::Foreign, true)
-    }
-
-    /// Maps a page that the hypervisor shares, for which `pin` stands. What was there is given back.
-    ///
-    /// # Errors
-    /// As [`P2m::map`]; the pin is released then.
-    pub(crate) fn map_shared(
-        &self,
-        hv: &Hypervisor<M>,
-        gfn: Gfn,
-        pin: PinnedFrame,
-        writable: bool,
-    ) -> Result<(), Errno> {
+    pub fn map_foreign(&self, hv: &Hypervisor<M>, gfn: Gfn, pin: PinnedFrame, writable: bool) -> Result<(), Errno> {
         self.map_pinned(hv, gfn, pin, FrameKind::Foreign, writable)
     }
 

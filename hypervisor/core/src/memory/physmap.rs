@@ -140,7 +140,7 @@ fn add_foreign<M: Machine>(
             return Err(Errno::EPERM);
         }
         let (pin, writable) = call.hv.pin_trace_frame(Mfn(source.idx)).ok_or(Errno::EINVAL)?;
-        return domain.memory.map_shared(call.hv, gpfn, pin, writable);
+        return domain.memory.map_foreign(call.hv, gpfn, pin, writable);
     }
     let owner = call.hv.find_domain(source.foreign).ok_or(Errno::ESRCH)?;
     if owner.id == domain.id {
@@ -150,7 +150,7 @@ fn add_foreign<M: Machine>(
         return Err(Errno::EPERM);
     }
     let pin = owner.memory.pin(call.hv, Gfn(source.idx))?;
-    domain.memory.map_foreign(call.hv, gpfn, pin)
+    domain.memory.map_foreign(call.hv, gpfn, pin, true)
 }
 
 /// remove_from_physmap(arg): the page stays the domain's, but is mapped nowhere (as in Xen).
@@ -205,7 +205,7 @@ pub(super) fn acquire_resource<M: Machine>(call: &Call<'_, M>, start: u64) -> Ca
             return Err(Errno::EFAULT);
         }
         let pin = grant::pin_table_frame(call.hv, &owner, argument.frame + index)?;
-        let mapped = call.current.domain().memory.map_foreign(call.hv, Gfn(gfn[0]), pin);
+        let mapped = call.current.domain().memory.map_foreign(call.hv, Gfn(gfn[0]), pin, true);
         mapped.map_err(|errno| if index == 0 { errno } else { Errno::EIO })?;
     }
     Ok(Next::Return(0))
