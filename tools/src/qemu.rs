@@ -101,6 +101,8 @@ impl Machine {
         }
         if self.deterministic {
             push(&["-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01,clock=vm"]);
+            // What RDRAND and RDSEED give: Linux places itself and lays out memory by them.
+            push(&["-seed", "1"]);
         }
         push(&["-device", &format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT:#x},iosize=0x4")]);
         // A pipe reads from the file of its name with `.in` added and writes to the one with `.out`.
@@ -387,7 +389,7 @@ mod tests {
         };
         let args = machine.arguments();
         let after = |flag: &str| args.iter().position(|a| a == flag).map(|i| args[i + 1].as_str());
-        assert_eq!(after("-icount"), Some("shift=0,sleep=off"));
+        assert_eq!((after("-icount"), after("-seed")), (Some("shift=0,sleep=off"), Some("1")));
         assert_eq!(after("-rtc"), Some("base=2026-01-01,clock=vm"));
         assert_eq!(after("-initrd"), Some("a,b"));
         assert_eq!(after("-chardev"), Some("file,id=console,path=c,,d"));
