@@ -281,6 +281,16 @@ pub fn wait_for_interrupt() {
     unsafe { asm!("sti", "hlt", "cli") };
 }
 
+/// Executes so many instructions, and always the same few more.
+#[inline(never)]
+pub fn execute(instructions: u64) {
+    // SAFETY: counts a register down. An odd number has the NOP, every two are a turn of the loop.
+    unsafe {
+        asm!("shr {n}, 1", "jnc 2f", "nop", "2:", "test {n}, {n}", "jz 4f", "3:", "dec {n}", "jnz 3b", "4:",
+             n = inout(reg) instructions => _, options(nomem, nostack));
+    }
+}
+
 /// Stops this processor for good.
 pub fn halt_forever() -> ! {
     loop {

@@ -89,7 +89,7 @@ pub struct Options {
     pub no_x2apic: bool,
     /// Use at most this many bytes of RAM (`memory-limit=<size>`).
     pub memory_limit: Option<u64>,
-    /// A note that the run should repeat (`deterministic`): printed, and samples follow the guests' time only.
+    /// The run shall repeat where instructions are counted (`deterministic`): `time::sleep`.
     pub deterministic: bool,
     /// Break on purpose (`panic-test=<kind>`).
     pub panic_test: Option<PanicTest>,

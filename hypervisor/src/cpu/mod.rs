@@ -9,7 +9,7 @@ pub mod start;
 
 use crate::interrupts;
 use crate::memory::paging::MapError;
-use crate::{instr, memory};
+use crate::{instr, memory, time};
 use core::cell::UnsafeCell;
 use core::sync::atomic::{AtomicBool, AtomicI64, AtomicPtr, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use raw_cpuid::FeatureInfo;
@@ -404,7 +404,7 @@ pub fn idle() {
     if cpu.kick_pending() || cpu.timer_pending() {
         return;
     }
-    instr::wait_for_interrupt();
+    time::sleep();
 }
 
 /// Goes to the top of this processor's main stack and calls `next` there, for good.

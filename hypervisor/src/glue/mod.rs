@@ -25,7 +25,7 @@ use crate::options::{Options, options};
 use crate::virt::any::{self, AnyVcpu};
 use crate::virt::cell::VcpuCell;
 use crate::virt::{fpu, speculation};
-use crate::{boot, config, cpu, info, instr, memory, warn};
+use crate::{boot, config, cpu, info, instr, memory, time, warn};
 
 mod machine;
 mod memory_setup;
@@ -56,6 +56,9 @@ pub type VcpuState = VcpuCell<GuestCpu>;
 
 /// Looks for a backend, builds the domains and runs them. The end of the boot processor's bring-up.
 pub fn start(boot: &Boot) -> ! {
+    if options().deterministic {
+        time::repeat();
+    }
     if options().poll_interrupts {
         any::poll_interrupts();
     }

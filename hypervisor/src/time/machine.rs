@@ -26,6 +26,10 @@ static CLOCK: Once<Clock> = Once::new();
 /// TSC ticks spent waiting during bring-up, which the measure of bring-up leaves out.
 static WAITED: AtomicU64 = AtomicU64::new(0);
 static TSC_DEADLINE: AtomicBool = AtomicBool::new(false);
+/// Whether a run shall repeat where instructions are counted (`deterministic`).
+static REPEATS: AtomicBool = AtomicBool::new(false);
+/// When a sleep until a deadline is over in a run that shall repeat: so many TSC ticks after the deadline.
+const SETTLED: u64 = 512;
 
 /// Nothing was found to calibrate against.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +149,34 @@ pub fn arm_timer(deadline: Option<u64>) {
         // Rounded up, so that the deadline has passed when it fires.
         let count = clock().tsc_to_apic.apply(left).saturating_add(1);
         apic::set_timer_count(u32::try_from(count).unwrap_or(u32::MAX));
+    }
+}
+
+/// From now on [`sleep`] ends at a time that does not depend on the emulator's threads.
+pub fn repeat() {
+    REPEATS.store(true, Ordering::Relaxed);
+}
+
+/// Sleeps until an interrupt, with interrupts on meanwhile.
+///
+/// When all processors sleep, QEMU lets time go on to the next deadline, and then by what the last one executed since the
+/// emulator last looked at its time, or not, as its threads have it (docs/hardware.md). In a run that shall repeat, little
+/// is left to execute then, and whoever was woken by a deadline goes on at a fixed time after it. The TSC counts
+/// instructions there.
+#[inline]
+pub fn sleep() {
+    if !REPEATS.load(Ordering::Relaxed) {
+        return instr::wait_for_interrupt();
+    }
+    let deadline = cpu::this_cpu().timer_deadline().load(Ordering::Relaxed);
+    let end = ns_to_tsc(deadline).saturating_add(SETTLED);
+    // The emulator looks at its time for this.
+    rdtsc();
+    instr::wait_for_interrupt();
+    let left = end.saturating_sub(common_tsc());
+    // More is left when something else woke this processor.
+    if left < SETTLED {
+        instr::execute(left);
     }
 }
 
