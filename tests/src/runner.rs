@@ -66,7 +66,7 @@ impl Environment {
             report.outcome = Outcome::Skip(why);
             return report;
         }
-        if std::env::var_os(WITHOUT_LINUX).is_some() && test.needs_linux() {
+        if std::env::var_os(WITHOUT_LINUX).is_some() && (case.nested.is_some() || test.needs_linux()) {
             report.outcome = Outcome::Skip(format!("{WITHOUT_LINUX} is set"));
             return report;
         }
@@ -121,7 +121,11 @@ impl Environment {
         Ok(Machine {
             cpus: case.cpus,
             memory: test.spec.memory,
-            accel: if case.bochs.is_some() { Accel::Bochs } else { Accel::Tcg },
+            accel: match case {
+                Case { bochs: Some(_), .. } => Accel::Bochs,
+                Case { nested: Some(emulator), .. } => Accel::Nested(*emulator),
+                _ => Accel::Tcg,
+            },
             cpu_model: case.bochs.clone().or_else(|| test.spec.cpu_model.clone()),
             deterministic,
             boot: self.boot(test, case, directory, &options)?,

@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use ebb_tools::accel::Emulator;
 use ebb_tools::bochs;
 use ebb_tools::library::is_packaged_linux;
 use ebb_tools::qemu::{Firmware, Status};
@@ -139,6 +140,12 @@ pub struct Spec {
     /// What Bochs' debugger is to do; then the machine goes on to its end.
     #[serde(default)]
     pub bochs_debugger: Vec<String>,
+    /// Numbers of processors to test with under Linux's KVM, which nests in an emulated machine.
+    #[serde(default)]
+    pub nested: Vec<u32>,
+    /// The same with VMX, under `--full`.
+    #[serde(default)]
+    pub full_nested_vmx: Vec<u32>,
     /// QEMU's processor model.
     pub cpu_model: Option<String>,
     /// Whether time counts instructions.
@@ -329,6 +336,8 @@ pub struct Case {
     pub kernel: Option<String>,
     /// The processor model, when Bochs is the machine.
     pub bochs: Option<String>,
+    /// What emulates the machine, when Linux's KVM in it is Ebb's.
+    pub nested: Option<Emulator>,
 }
 
 impl Test {
@@ -357,7 +366,9 @@ impl Test {
             bail!("its header comment, which is its page, is missing");
         }
         let spec: Spec = toml::from_str(text)?;
-        if (spec.cpus.is_empty() && spec.bochs.is_empty()) || spec.boot.is_empty() || spec.options.is_empty() {
+        let machines = [&spec.cpus, &spec.nested, &spec.full_nested_vmx];
+        let no_machine = machines.iter().all(|cpus| cpus.is_empty()) && spec.bochs.is_empty();
+        if no_machine || spec.boot.is_empty() || spec.options.is_empty() {
             bail!("cpus, boot and options need a value each");
         }
         let domains: Vec<_> = spec.domains.iter().map(|d| d.to_domain(Path::new(""))).collect();
@@ -427,12 +438,30 @@ impl Test {
                     }
                     name += &format!(" cpus={cpus}");
                     let (options, kernel) = (options.clone(), kernel.cloned());
-                    cases.push(Case { test: index, name, cpus, boot, options, kernel, bochs: None });
+                    cases.push(Case { test: index, name, cpus, boot, options, kernel, bochs: None, nested: None });
                 }
             }
         }
         cases.extend(self.cases_of_bochs(index, full));
+        cases.extend(self.nested_cases(index, full));
         cases
+    }
+
+    fn nested_cases(&self, index: usize, full: bool) -> impl Iterator<Item = Case> {
+        let vmx = if full { self.spec.full_nested_vmx.as_slice() } else { &[] };
+        let machines = [(Emulator::Qemu, "SVM", self.spec.nested.as_slice()), (Emulator::Bochs, "VMX", vmx)];
+        let machines =
+            machines.into_iter().flat_map(|(emulator, name, cpus)| cpus.iter().map(move |&n| (emulator, name, n)));
+        machines.map(move |(emulator, name, cpus)| Case {
+            test: index,
+            name: format!("{} {name} cpus={cpus}", self.name),
+            cpus,
+            boot: Boot::Pvh,
+            options: self.spec.options[0].clone(),
+            kernel: None,
+            bochs: None,
+            nested: Some(emulator),
+        })
     }
 
     fn cases_of_bochs(&self, index: usize, full: bool) -> impl Iterator<Item = Case> {
@@ -447,6 +476,7 @@ impl Test {
                 options: bochs::OPTION.into(),
                 kernel: None,
                 bochs: Some(model.clone()),
+                nested: None,
             })
         })
     }

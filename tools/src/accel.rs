@@ -22,6 +22,10 @@ pub enum AccelChoice {
     Kvm,
     /// QEMU's emulation; works everywhere.
     Tcg,
+    /// Linux's KVM in an emulated machine with SVM: slow, but it is KVM, whatever this processor can do.
+    Nested,
+    /// The same with VMX, in Bochs: slower.
+    NestedVmx,
 }
 
 /// What runs the machine.
@@ -33,6 +37,17 @@ pub enum Accel {
     Tcg,
     /// Bochs, for tests and measurements.
     Bochs,
+    /// Linux's KVM in an emulated machine.
+    Nested(Emulator),
+}
+
+/// What emulates the machine in which Linux's KVM nests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Emulator {
+    /// QEMU, with SVM.
+    Qemu,
+    /// Bochs, with VMX.
+    Bochs,
 }
 
 impl Accel {
@@ -40,8 +55,8 @@ impl Accel {
     #[must_use]
     pub fn program(self) -> &'static str {
         match self {
-            Self::Kvm | Self::Tcg => QEMU,
-            Self::Bochs => BOCHS,
+            Self::Kvm | Self::Tcg | Self::Nested(Emulator::Qemu) => QEMU,
+            Self::Bochs | Self::Nested(Emulator::Bochs) => BOCHS,
         }
     }
 }
@@ -53,12 +68,16 @@ impl Accel {
 pub fn choose(choice: AccelChoice, deterministic: bool) -> Result<(Accel, String), String> {
     if deterministic {
         return match choice {
-            AccelChoice::Kvm => Err("instruction-counted time needs --accel tcg".into()),
+            AccelChoice::Kvm | AccelChoice::Nested | AccelChoice::NestedVmx => {
+                Err("instruction-counted time needs --accel tcg".into())
+            }
             _ => Ok((Accel::Tcg, "TCG, time counted in instructions".into())),
         };
     }
     match choice {
         AccelChoice::Tcg => Ok((Accel::Tcg, "TCG, as asked".into())),
+        AccelChoice::Nested => Ok((Accel::Nested(Emulator::Qemu), "KVM of a Linux in TCG, as asked".into())),
+        AccelChoice::NestedVmx => Ok((Accel::Nested(Emulator::Bochs), "KVM of a Linux in Bochs, as asked".into())),
         AccelChoice::Kvm => nested().map(|vendor| (Accel::Kvm, format!("KVM with nested {}", vendor.name))),
         AccelChoice::Auto => Ok(match nested() {
             Ok(vendor) => (Accel::Kvm, format!("KVM with nested {}", vendor.name)),

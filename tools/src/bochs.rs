@@ -54,14 +54,14 @@ pub fn model(name: &str) -> &str {
 /// It does not boot from a disc by a BIOS, has too much memory, or Bochs cannot be started.
 pub fn start(machine: &Machine) -> io::Result<Child> {
     let invalid = |why: &str| io::Error::new(io::ErrorKind::InvalidInput, why);
-    let Boot::Iso { path, firmware: firmware @ (Firmware::Bios | Firmware::Seabios) } = &machine.boot else {
+    let Some((path, firmware @ (Firmware::Bios | Firmware::Seabios))) = machine.boot.disc() else {
         return Err(invalid("Bochs starts Ebb from a disc, by a BIOS"));
     };
     if machine.keyboard || machine.memory.bytes() > MOST_MEMORY {
         return Err(invalid("under Bochs nothing can be typed, and there is no more than 2G of memory"));
     }
     let (settings, script) = (beside(machine, "bochsrc"), beside(machine, "bochs.debugger"));
-    fs::write(&settings, configuration(machine, path, *firmware)?)?;
+    fs::write(&settings, configuration(machine, path, firmware)?)?;
     // Debian's build stops in its debugger: do there what is wanted, go on, and leave when the machine has ended.
     let commands = machine.extra.iter().map(String::as_str).chain(["c", "q", ""]);
     fs::write(&script, commands.collect::<Vec<_>>().join("\n"))?;
@@ -97,11 +97,13 @@ fn configuration(machine: &Machine, disc: &Path, firmware: Firmware) -> io::Resu
     let log = absolute(&beside(machine, "bochs.log"))?;
     let ([bios, vga], options) =
         if firmware == Firmware::Seabios { (SEABIOS, "") } else { (BIOS, ", options=fastboot") };
+    // Linux itself, which is not ours, reads registers that Bochs lacks before it can take a fault.
+    let ignore = u8::from(matches!(machine.boot, Boot::LinuxDisc(_)));
     Ok(format!(
         "config_interface: textconfig\n\
          display_library: rfb, options=\"timeout=0\"\n\
          plugin_ctrl: speaker=0\n\
-         cpu: model={model}, count={cpus}, ips=100000000, reset_on_triple_fault=0, ignore_bad_msrs=0\n\
+         cpu: model={model}, count={cpus}, ips=100000000, reset_on_triple_fault=0, ignore_bad_msrs={ignore}\n\
          clock: sync=none, time0=946684800\n\
          memory: guest={mib}, host={mib}\n\
          romimage: file={bios}{options}\n\

@@ -47,13 +47,36 @@ pub fn build(
         }
     }
     fs::write(boot.join("grub/grub.cfg"), grub_cfg(&archive.domains, modules, options, menu_seconds)?)?;
+    write_image(output, staging.path())
+}
+
+/// Writes an image to `output` that starts Linux by a BIOS: `kernel` is a bzImage.
+///
+/// # Errors
+/// A word cannot be written in GRUB's language, or `grub-mkrescue` fails.
+pub fn build_linux(output: &Path, kernel: &[u8], ramdisk: &[u8], options: &str) -> Result<()> {
+    let staging = tempfile::tempdir().context("cannot make a temporary directory")?;
+    let boot = staging.path().join("boot");
+    fs::create_dir_all(boot.join("grub"))?;
+    fs::write(boot.join("vmlinuz"), kernel)?;
+    fs::write(boot.join("initrd"), ramdisk)?;
+    let options = words(options)?;
+    let text = format!(
+        "set timeout=0\nmenuentry 'Linux' {{\n  linux /boot/vmlinuz {options}\n  initrd /boot/initrd\n  boot\n}}\n"
+    );
+    fs::write(boot.join("grub/grub.cfg"), text)?;
+    write_image(output, staging.path())
+}
+
+/// Makes the image of what lies in `staging`.
+fn write_image(output: &Path, staging: &Path) -> Result<()> {
     if let Some(parent) = output.parent() {
         fs::create_dir_all(parent)?;
     }
     let result = Command::new("grub-mkrescue")
         .args(["--locales=", "--fonts=", "--themes=", "-o"])
         .arg(output)
-        .arg(staging.path())
+        .arg(staging)
         .output()
         .context(
             "cannot start grub-mkrescue (Debian: grub-common, grub-pc-bin, grub-efi-amd64-bin, xorriso, mtools)",

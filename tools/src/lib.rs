@@ -19,6 +19,7 @@ pub mod iso;
 pub mod library;
 pub mod linux;
 pub mod machine_bench;
+pub mod nested;
 pub mod paths;
 pub mod qemu;
 pub mod report;

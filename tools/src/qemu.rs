@@ -17,6 +17,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, mknodat};
 
 use crate::accel::Accel;
 use crate::bochs;
+use crate::nested;
 use crate::size::Size;
 
 /// The emulator's program.
@@ -45,6 +46,19 @@ pub enum Boot {
         /// Who starts it.
         firmware: Firmware,
     },
+    /// A disc with GRUB that starts Linux under the emulator's own BIOS.
+    LinuxDisc(PathBuf),
+}
+
+impl Boot {
+    /// The disc that is booted from and its firmware, if it is one.
+    pub(crate) fn disc(&self) -> Option<(&Path, Firmware)> {
+        match self {
+            Self::Pvh { .. } => None,
+            Self::Iso { path, firmware } => Some((path, *firmware)),
+            Self::LinuxDisc(path) => Some((path, Firmware::Bios)),
+        }
+    }
 }
 
 /// The machine's firmware.
@@ -97,7 +111,7 @@ impl Machine {
         let model = self.cpu_model.as_deref();
         match self.accel {
             Accel::Kvm => push(&["-accel", "kvm", "-cpu", model.unwrap_or("host")]),
-            Accel::Tcg | Accel::Bochs => push(&["-accel", "tcg", "-cpu", model.unwrap_or("EPYC")]),
+            Accel::Tcg | Accel::Bochs | Accel::Nested(_) => push(&["-accel", "tcg", "-cpu", model.unwrap_or("EPYC")]),
         }
         if self.deterministic {
             push(&["-icount", "shift=0,sleep=off", "-rtc", "base=2026-01-01,clock=vm"]);
@@ -105,29 +119,28 @@ impl Machine {
             push(&["-seed", "1"]);
         }
         push(&["-device", &format!("isa-debug-exit,iobase={DEBUG_EXIT_PORT:#x},iosize=0x4")]);
-        // A pipe reads from the file of its name with `.in` added and writes to the one with `.out`.
-        let console = if self.keyboard { "pipe" } else { "file" };
-        for (kind, id, path) in [(console, "console", &self.console), ("file", "trace", &self.trace)] {
+        for (id, path) in [("console", &self.console), ("trace", &self.trace)] {
+            // A pipe reads from the file of its name with `.in` added and writes to the one with `.out`.
+            let kind = match id {
+                _ if path.starts_with("/dev") => "serial",
+                "console" if self.keyboard => "pipe",
+                _ => "file",
+            };
             // A comma in a path is written twice in QEMU's option syntax.
             let path = path.to_string_lossy().replace(',', ",,");
             push(&["-chardev", &format!("{kind},id={id},path={path}"), "-serial", &format!("chardev:{id}")]);
         }
-        match &self.boot {
-            Boot::Pvh { hypervisor, archive, options } => {
-                push(&["-vga", "none", "-kernel", &hypervisor.to_string_lossy(), "-append", options]);
-                if let Some(archive) = archive {
-                    push(&["-initrd", &archive.to_string_lossy()]);
-                }
+        if let Boot::Pvh { hypervisor, archive, options } = &self.boot {
+            push(&["-vga", "none", "-kernel", &hypervisor.to_string_lossy(), "-append", options]);
+            if let Some(archive) = archive {
+                push(&["-initrd", &archive.to_string_lossy()]);
             }
-            Boot::Iso { path, firmware } => {
-                push(&["-vga", "std", "-boot", "d"]);
-                push(&[
-                    "-drive",
-                    &format!("file={},media=cdrom,readonly=on", path.to_string_lossy().replace(',', ",,")),
-                ]);
-                if *firmware == Firmware::Uefi {
-                    push(&["-bios", OVMF]);
-                }
+        }
+        if let Some((path, firmware)) = self.boot.disc() {
+            let path = path.to_string_lossy().replace(',', ",,");
+            push(&["-vga", "std", "-boot", "d", "-drive", &format!("file={path},media=cdrom,readonly=on")]);
+            if firmware == Firmware::Uefi {
+                push(&["-bios", OVMF]);
             }
         }
         args.extend(self.extra.iter().cloned());
@@ -141,6 +154,9 @@ impl Machine {
     pub fn start(&self) -> io::Result<Running> {
         for path in [&self.console, &self.trace] {
             File::create(path)?;
+        }
+        if let Accel::Nested(emulator) = self.accel {
+            return nested::outer(self, emulator).map_err(io::Error::other)?.start();
         }
         let messages = self.messages.clone();
         if self.accel == Accel::Bochs {

@@ -91,10 +91,11 @@ pub fn run(
     })
 }
 
-/// Bochs has no port for a status: it is powered off, and the trace has the status.
+/// Bochs has no port for a status, and Linux around an inner machine none that its init program could use: they are
+/// powered off, and the trace has the status.
 fn status_from_trace(machine: &Machine, end: SessionEnd, model: &Model) -> SessionEnd {
     match (machine.accel, end, model.end) {
-        (Accel::Bochs, SessionEnd::Machine(MachineEnd::Off), Some(status)) => {
+        (Accel::Bochs | Accel::Nested(_), SessionEnd::Machine(MachineEnd::Off), Some(status)) => {
             SessionEnd::Machine(MachineEnd::Status(Status(status as u8)))
         }
         _ => end,

@@ -81,6 +81,8 @@ pub enum Job {
     SpoilRings,
     /// `module:NAME`: load `/modules/NAME.ko`.
     Module(String),
+    /// `machine`: run the command whose words are the lines of `/machine`.
+    Machine,
     /// `lose-page-tables`: give the pages of the kernel's own page tables back to the hypervisor.
     LosePageTables,
 }
@@ -150,6 +152,7 @@ fn parse(word: &str) -> Result<Job, Failed> {
         ("flood", [lines]) => Job::Flood(*lines),
         ("flood-store", [requests]) => Job::FloodStore(*requests),
         ("spoil-rings", []) => Job::SpoilRings,
+        ("machine", []) => Job::Machine,
         ("lose-page-tables", []) => Job::LosePageTables,
         _ => return Err(wrong()),
     })

@@ -15,6 +15,7 @@ mod facts;
 mod hostile;
 mod job;
 mod load;
+mod machine;
 mod memory;
 mod power;
 mod report;
@@ -108,6 +109,7 @@ impl State {
             Job::FloodStore(requests) => hostile::flood_store(*requests),
             Job::SpoilRings => hostile::spoil_rings(),
             Job::Module(name) => hostile::load_module(name),
+            Job::Machine => machine::run(),
             Job::LosePageTables => hostile::lose_page_tables(),
         }
     }

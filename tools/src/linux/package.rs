@@ -38,8 +38,9 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Where its package is kept, if it is.
-    fn deb(&self) -> PathBuf {
+    /// Where its package is kept, if it is: after its [`modules`] were asked for, it is.
+    #[must_use]
+    pub fn deb(&self) -> PathBuf {
         self.path.with_file_name(format!("{}{DEB}", self.package))
     }
 
