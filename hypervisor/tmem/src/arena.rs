@@ -126,7 +126,9 @@ impl Arena {
                 break Err(shortage);
             }
         };
-        spares.into_iter().for_each(|frame| payer.free(frame));
+        while let Some(frame) = spares.pop() {
+            payer.free(frame);
+        }
         result
     }
 

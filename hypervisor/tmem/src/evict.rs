@@ -20,12 +20,15 @@ const CANDIDATES: usize = 8;
 
 impl<F: Frames> Tmem<'_, F> {
     /// A frame for a payer, cleared if it must be, with eviction if there is none.
+    #[inline]
     pub(crate) fn obtain(&self, payer: &Payer<'_, F>, clear: bool) -> Result<Frame, Shortage> {
+        payer.allocate(clear).or_else(|shortage| self.make_room(payer, clear, shortage))
+    }
+
+    /// A frame after evictions.
+    #[cold]
+    fn make_room(&self, payer: &Payer<'_, F>, clear: bool, mut shortage: Shortage) -> Result<Frame, Shortage> {
         for _ in 0..ROUNDS {
-            let shortage = match payer.allocate(clear) {
-                Ok(frame) => return Ok(frame),
-                Err(shortage) => shortage,
-            };
             let charge = payer.charge();
             let evicted = match (shortage, charge.kind) {
                 // At its cap, a client makes room for itself.
@@ -35,6 +38,10 @@ impl<F: Frames> Tmem<'_, F> {
             };
             if !evicted {
                 break;
+            }
+            match payer.allocate(clear) {
+                Ok(frame) => return Ok(frame),
+                Err(again) => shortage = again,
             }
         }
         count(&self.store.counters.refused);

@@ -63,17 +63,25 @@ fn runs_of(bits: u64, count: u32) -> u64 {
     runs
 }
 
+/// The longest run of set bits: where runs of each power of two begin, and then as many of these as fit together.
 fn longest_run(bits: u64) -> u32 {
-    let (mut low, mut high) = (0, USABLE);
-    while low < high {
-        let middle = (low + high).div_ceil(2);
-        if runs_of(bits, middle) != 0 {
-            low = middle;
-        } else {
-            high = middle - 1;
+    let mut runs = [bits; 6];
+    for power in 1..runs.len() {
+        runs[power] = runs[power - 1] & runs[power - 1] >> (1 << (power - 1));
+    }
+    let (mut begins, mut length) = (u64::MAX, 0);
+    for (power, runs) in runs.iter().enumerate().rev() {
+        let longer = begins & runs >> length;
+        if longer != 0 {
+            (begins, length) = (longer, length + (1 << power));
         }
     }
-    low
+    length
+}
+
+/// The list of a frame with these free chunks; `None` when there is none.
+fn list_of(bits: u64) -> Option<usize> {
+    (bits != 0).then(|| longest_run(bits) as usize / 4)
 }
 
 impl Pack {
@@ -95,10 +103,9 @@ impl Pack {
     /// Adds a frame.
     pub fn add<F: Frames>(&mut self, frames: &F, frame: Frame) {
         let frame = frame.into_number();
-        frames.word(frame, BITMAP).store(!1, Relaxed);
         self.frames += 1;
         self.free += u64::from(USABLE);
-        self.list(frames, frame, !1);
+        self.set_free(frames, frame, 0, !1);
     }
 
     /// Room for an object, marked as the record's `owner`; `None` when a frame has to be added first.
@@ -107,10 +114,7 @@ impl Pack {
         let frame = self.find(frames, count)?;
         let bits = frames.word(frame, BITMAP).load(Relaxed);
         let chunk = runs_of(bits, count).trailing_zeros();
-        self.unlist(frames, frame, bits);
-        let left = bits & !run_mask(chunk, count);
-        frames.word(frame, BITMAP).store(left, Relaxed);
-        self.list(frames, frame, left);
+        self.set_free(frames, frame, bits, bits & !run_mask(chunk, count));
         self.free -= u64::from(count);
         let word = frames.word(frame, chunk as usize * CHUNK_WORDS);
         word.store(owner << 16 | u64::from(length), Relaxed);
@@ -135,16 +139,15 @@ impl Pack {
         let bits = frames.word(place.frame, BITMAP).load(Relaxed);
         let mask = run_mask(u32::from(place.chunk), count);
         debug_assert!(bits & mask == 0, "an object freed twice");
-        self.unlist(frames, place.frame, bits);
         self.free += u64::from(count);
         let left = bits | mask;
         if left == !1 {
+            self.unlist(frames, place.frame, bits);
             self.frames -= 1;
             self.free -= u64::from(USABLE);
             return Some(Frame::new(place.frame));
         }
-        frames.word(place.frame, BITMAP).store(left, Relaxed);
-        self.list(frames, place.frame, left);
+        self.set_free(frames, place.frame, bits, left);
         None
     }
 
@@ -198,22 +201,28 @@ impl Pack {
             self.free -= u64::from(USABLE);
             return Some(Frame::new(source));
         }
-        frames.word(source, BITMAP).store(bits, Relaxed);
-        self.list(frames, source, bits);
+        self.set_free(frames, source, 0, bits);
         None
     }
 
-    fn list<F: Frames>(&mut self, frames: &F, frame: u32, bits: u64) {
-        let run = longest_run(bits);
-        if run != 0 {
-            push(frames, &mut self.lists[run as usize / 4], frame, LINKS);
+    /// Sets the free chunks of a frame that is in the list of those it had, and moves it to that of those it has.
+    fn set_free<F: Frames>(&mut self, frames: &F, frame: u32, had: u64, has: u64) {
+        frames.word(frame, BITMAP).store(has, Relaxed);
+        let (from, to) = (list_of(had), list_of(has));
+        if from == to {
+            return;
+        }
+        if let Some(from) = from {
+            unlink(frames, &mut self.lists[from], frame, LINKS);
+        }
+        if let Some(to) = to {
+            push(frames, &mut self.lists[to], frame, LINKS);
         }
     }
 
     fn unlist<F: Frames>(&mut self, frames: &F, frame: u32, bits: u64) {
-        let run = longest_run(bits);
-        if run != 0 {
-            unlink(frames, &mut self.lists[run as usize / 4], frame, LINKS);
+        if let Some(list) = list_of(bits) {
+            unlink(frames, &mut self.lists[list], frame, LINKS);
         }
     }
 }

@@ -331,6 +331,7 @@ impl Shard {
         for (index, word) in key.oid.iter().enumerate() {
             set(frames, object, OID + index, *word);
         }
+        set(frames, object, PAGES, 0);
         set(frames, object, TYPE, OBJECT);
         push_first(frames, &mut self.pools[usize::from(key.pool)], object);
         self.table.insert(frames, u64::from(object));

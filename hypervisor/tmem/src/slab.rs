@@ -46,7 +46,7 @@ impl<const WORDS: usize> Slab<WORDS> {
         self.frames
     }
 
-    /// A free slot, cleared; `None` when a frame has to be added first.
+    /// A free slot, in which anything may be; `None` when a frame has to be added first.
     pub fn allocate<F: Frames>(&mut self, frames: &F) -> Option<SlotId> {
         let frame = self.partial;
         if frame == NIL {
@@ -58,9 +58,6 @@ impl<const WORDS: usize> Slab<WORDS> {
         frames.word(frame, BITMAP + index).store(bits & (bits - 1), Relaxed);
         if Self::is_full(frames, frame) {
             self.unlink(frames, frame);
-        }
-        for word in 0..WORDS {
-            frames.word(frame, slot * WORDS + word).store(0, Relaxed);
         }
         self.used += 1;
         Some(u64::from(frame) << Self::SHIFT | slot as u64)

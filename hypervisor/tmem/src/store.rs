@@ -172,6 +172,7 @@ impl<'a, F: Frames> Tmem<'a, F> {
     }
 
     /// Opens a pool for one call. `Ok(None)`: a shared pool that is just being emptied.
+    #[inline(always)]
     pub(crate) fn open<'c>(&'c self, client: &'c Client, pool: u32) -> Result<Option<Opened<'c, F>>, Error> {
         let index = usize::try_from(pool).ok().filter(|index| *index < POOLS).ok_or(Error::NoPool)?;
         let pool = &client.pools[index];
@@ -220,6 +221,7 @@ impl<'a, F: Frames> Tmem<'a, F> {
         result
     }
 
+    #[inline(always)]
     fn put_into<G: GuestPage<F>>(
         &self,
         client: &Client,
@@ -322,9 +324,7 @@ impl<'a, F: Frames> Tmem<'a, F> {
             count(&self.store.counters.zero_puts);
             return Ok(Some(Content::ZERO));
         }
-        let obtain = |clear| self.obtain(&opened.payer, clear);
-        let there = Bytes::There;
-        Ok(opened.arena.vault.store(&opened.payer, None, there, Some(frame), obtain).ok())
+        Ok(opened.arena.vault.store_frame(&opened.payer, frame, || self.obtain(&opened.payer, false)).ok())
     }
 
     /// Keeps the scratch page's contents in the arena's vault.
@@ -345,7 +345,7 @@ impl<'a, F: Frames> Tmem<'a, F> {
             _ => None,
         };
         let obtain = |clear| self.obtain(&opened.payer, clear);
-        opened.arena.vault.store(&opened.payer, hash, bytes, None, obtain)
+        opened.arena.vault.store(&opened.payer, hash, bytes, obtain)
     }
 
     /// Gets a page; whether it was there. A private ephemeral page is taken out, after it has been copied.

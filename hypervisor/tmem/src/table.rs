@@ -215,7 +215,7 @@ impl<const WORDS: usize> Table<WORDS> {
             if found == 0 {
                 return None;
             }
-            if tag(found) == tag(entry(hash, 0)) && matches(found & SLOT) {
+            if (found ^ entry(hash, 0)) >> SLOT_BITS == 0 && matches(found & SLOT) {
                 return Some(found & SLOT);
             }
         }
@@ -286,7 +286,7 @@ impl<const WORDS: usize> Table<WORDS> {
 
     /// The bucket of a hash: by as many bits as there are buckets for.
     fn address(&self, hash: u32) -> u64 {
-        let mask = self.buckets.next_power_of_two() - 1;
+        let mask = u64::MAX >> (self.buckets - 1).leading_zeros();
         let bucket = u64::from(hash) & mask;
         if bucket < self.buckets { bucket } else { bucket & mask >> 1 }
     }

@@ -13,7 +13,7 @@ use alloc::boxed::Box;
 use core::sync::atomic::AtomicU64;
 use core::sync::atomic::Ordering::Relaxed;
 
-use spin::Mutex;
+use spin::{Mutex, MutexGuard};
 
 use crate::account::Payer;
 use crate::filter::COMPARED;
@@ -125,8 +125,6 @@ pub enum Bytes<'a> {
     Raw(&'a Page),
     /// Compressed.
     Packed(&'a [u8]),
-    /// As it is, and in the frame already that is given with it. Never compared.
-    There,
 }
 
 /// What a vault keeps.
@@ -146,20 +144,30 @@ pub struct VaultFigures {
     pub deduplicated: u64,
 }
 
-/// In cache lines of its own.
-#[repr(align(128))]
+/// What a put changes comes first, so that it is in as few cache lines as can be.
+#[repr(C)]
 struct VaultShard {
     records: Slab<WORDS>,
-    table: Table<WORDS>,
-    pack: Pack,
     raw: u64,
     packed_bytes: u64,
     deduplicated: u64,
+    table: Table<WORDS>,
+    pack: Pack,
+}
+
+/// In cache lines of its own, with its lock.
+#[repr(align(128))]
+struct Locked(Mutex<VaultShard>);
+
+impl Locked {
+    fn lock(&self) -> MutexGuard<'_, VaultShard> {
+        self.0.lock()
+    }
 }
 
 /// The contents of one client's pools of one kind, or of a shared pool.
 pub struct Vault {
-    shards: Box<[Mutex<VaultShard>; SHARDS]>,
+    shards: Box<[Locked; SHARDS]>,
 }
 
 /// What a shard has to be given before it can keep a page.
@@ -212,7 +220,7 @@ impl VaultShard {
         spares: &mut Spares,
         data: &mut Option<Frame>,
     ) -> Result<SlotId, Needs> {
-        let raw = matches!(bytes, Bytes::Raw(_) | Bytes::There);
+        let raw = matches!(bytes, Bytes::Raw(_));
         if list && self.table.must_have() != 0 {
             let Some(segment) = spares.pop() else { return Err(Needs { data: raw, ..Needs::metadata(2) }) };
             self.table.begin(segment);
@@ -226,7 +234,7 @@ impl VaultShard {
             return self.keep(frames, hash, list, bytes, spares, data);
         };
         let storage = match bytes {
-            Bytes::Raw(_) | Bytes::There => data.take().map(|frame| Storage::Raw(frame.into_number())),
+            Bytes::Raw(_) => data.take().map(|frame| Storage::Raw(frame.into_number())),
             Bytes::Packed(bytes) => self.place(frames, record, bytes, data).map(Storage::Packed),
         };
         let Some(storage) = storage else {
@@ -236,18 +244,23 @@ impl VaultShard {
             }
             return Err(Needs::DATA);
         };
-        Records::set(frames, record, COUNT, hash >> 32 << 32 | 1);
-        Records::set(frames, record, PLACE, storage.word() | if list { LISTED } else { 0 });
-        Records::set(frames, record, HASH, hash);
+        self.enter(frames, record, hash, storage, list);
         if list {
             self.table.grow(frames, spares);
             self.table.insert(frames, record);
         }
+        Ok(record)
+    }
+
+    /// Fills a record in, with one reference.
+    fn enter<F: Frames>(&mut self, frames: &F, record: SlotId, hash: u64, storage: Storage, list: bool) {
+        Records::set(frames, record, COUNT, hash >> 32 << 32 | 1);
+        Records::set(frames, record, PLACE, storage.word() | if list { LISTED } else { 0 });
+        Records::set(frames, record, HASH, hash);
         match storage {
             Storage::Raw(_) => self.raw += 1,
             Storage::Packed(place) => self.packed_bytes += u64::from(place.length),
         }
-        Ok(record)
     }
 
     fn place<F: Frames>(
@@ -310,21 +323,50 @@ impl VaultShard {
 impl Vault {
     /// An empty one; `None` when there is no memory.
     pub fn try_new() -> Option<Self> {
-        Some(Self { shards: few(|| Mutex::new(VaultShard::new()))? })
+        Some(Self { shards: few(|| Locked(Mutex::new(VaultShard::new())))? })
     }
 
-    /// Keeps a page, and gives a reference. `hash`: with which equal pages are found, if they are to be. `data`: the frame
-    /// that it is in, if it is in one. `obtain` gets a frame (cleared if told so) with no lock held; when it cannot, nothing has changed.
+    /// Keeps a page that is in a frame already and is not compared with others, and gives a reference. `obtain` as for
+    /// [`Vault::store`].
+    pub fn store_frame<F: Frames, E>(
+        &self,
+        payer: &Payer<'_, F>,
+        data: Frame,
+        mut obtain: impl FnMut() -> Result<Frame, E>,
+    ) -> Result<Content, E> {
+        // What nobody looks for by its contents can be where no other CPU is.
+        let index = payer.lane() % SHARDS;
+        let mut shard = self.shards[index].lock();
+        let record = loop {
+            if let Some(record) = shard.records.allocate(payer.frames) {
+                break record;
+            }
+            drop(shard);
+            let frame = match obtain() {
+                Ok(frame) => frame,
+                Err(error) => {
+                    payer.free(data);
+                    return Err(error);
+                }
+            };
+            shard = self.shards[index].lock();
+            shard.records.add(payer.frames, frame);
+        };
+        shard.enter(payer.frames, record, 0, Storage::Raw(data.into_number()), false);
+        Ok(Content::new(index, record))
+    }
+
+    /// Keeps a page, and gives a reference. `hash`: with which equal pages are found, if they are to be. `obtain` gets a
+    /// frame (cleared if told so) with no lock held; when it cannot, nothing has changed.
     pub fn store<F: Frames, E>(
         &self,
         payer: &Payer<'_, F>,
         hash: Option<u64>,
         bytes: Bytes<'_>,
-        mut data: Option<Frame>,
         mut obtain: impl FnMut(bool) -> Result<Frame, E>,
     ) -> Result<Content, E> {
         let frames = payer.frames;
-        // What nobody looks for by its contents can be where no other CPU is.
+        let mut data = None;
         let index = hash.map_or(payer.lane(), |hash| hash as usize) % SHARDS;
         let (mut spares, mut asked) = (Spares::new(), false);
         let result = loop {
@@ -356,7 +398,9 @@ impl Vault {
                 break Err(error);
             }
         };
-        spares.into_iter().chain(data).for_each(|frame| payer.free(frame));
+        while let Some(frame) = spares.pop().or_else(|| data.take()) {
+            payer.free(frame);
+        }
         result
     }
 

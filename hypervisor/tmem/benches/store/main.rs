@@ -12,7 +12,7 @@ mod memory;
 
 use std::sync::Barrier;
 
-use keeper::{Copied, Keeper, Kept, Packed, Pages, Thread};
+use keeper::{Apart, Copied, Keeper, Kept, Packed, Pages, Thread};
 use rustix::time::{ClockId, clock_gettime};
 
 /// Pages of the working set: 64 MiB.
@@ -85,29 +85,29 @@ fn threads(kind: Pages, count: usize) -> Vec<Thread> {
     (0..count).map(|number| Thread::new(kind, OWN, PAGES, number)).collect()
 }
 
-/// A row: one thread, against the roofline.
+/// A row: one thread, against the roofline, and against what else there is to compare it with: two copies more for LZ4,
+/// or copies that do not overlap.
 fn row(name: &str, kind: Pages, compress: bool, deduplicate: bool) {
     let (store, (what, roof)) = (Kept::new(PAGES, compress, deduplicate), roofline(kind));
-    let copied = Copied::new(PAGES);
+    let packed = kind == Pages::Compressible;
+    let other: Box<dyn Keeper> = if packed { Box::new(Copied::new(PAGES)) } else { Box::new(Apart::new(PAGES)) };
     let mut threads = threads(kind, 1);
     let (mut times, mut ratios, mut beside) = ([const { Vec::new() }; 5], Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        let [copy_put, copy_get, _] = pass(&copied, &mut threads);
+        let [other_put, other_get, _] = pass(&*other, &mut threads);
         let [roof_put, roof_get, _] = pass(&*roof, &mut threads);
         let [put, get, flush] = pass(&store, &mut threads);
         times.iter_mut().zip([put, get, flush, roof_put, roof_get]).for_each(|(list, time)| list.push(time));
         ratios.push((roof_put + roof_get) / (put + get));
-        beside.push((roof_put + roof_get + copy_put + copy_get) / (put + get));
+        let more = if packed { roof_put + roof_get } else { 0.0 };
+        beside.push((more + other_put + other_get) / (put + get));
     }
     let [put, get, flush, roof_put, roof_get] = times.map(median);
     print!(
         "{name:<34} {put:>7.0} {get:>7.0} {flush:>7.0}   {:>5.2} of {what} ({roof_put:.0}, {roof_get:.0})",
         median(ratios)
     );
-    match kind {
-        Pages::Compressible => println!("; {:.2} of it and two copies", median(beside)),
-        _ => println!(),
-    }
+    println!("; {:.2} of {}", median(beside), if packed { "it and two copies" } else { "copies one by one" });
 }
 
 /// How much more two threads do than one: the store, and the roofline.

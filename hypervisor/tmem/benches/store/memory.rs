@@ -4,6 +4,7 @@
 //! who lends it frames. Unsafe: copies must be the machine's own, not loops over atomic words.
 #![allow(unsafe_code, reason = "frames and guests' pages that are plain memory")]
 
+use core::arch::x86_64::{_mm_lfence, _mm_mfence, _rdtsc};
 use std::cell::Cell;
 use std::ptr::{NonNull, copy_nonoverlapping, null_mut, write_bytes};
 use std::sync::Mutex;
@@ -23,6 +24,15 @@ thread_local! {
 /// Tells this thread which one it is.
 pub fn set_thread(number: usize) {
     THREAD.set(number);
+}
+
+/// Waits until all that this thread has read is there and all that it has written is in its caches.
+pub fn finish() {
+    // SAFETY: every x86-64 processor has them; they touch nothing.
+    unsafe {
+        _mm_mfence();
+        _mm_lfence();
+    }
 }
 
 /// A number below `count`, a power of two, for each such number, far from those of its neighbours. Memory that has been
@@ -153,12 +163,13 @@ impl Frames for Memory {
 
     fn time(&self) -> u64 {
         // SAFETY: every x86-64 processor has it.
-        unsafe { core::arch::x86_64::_rdtsc() }
+        unsafe { _rdtsc() }
     }
 
     fn word(&self, frame: u32, index: usize) -> &AtomicU64 {
-        // SAFETY: inside the region and aligned; metadata is reached as words only.
-        unsafe { AtomicU64::from_ptr(self.region.at(frame as usize, index * 8, 8).cast()) }
+        // SAFETY: an allocated frame is inside the region; the word is aligned, and metadata is reached as words only.
+        // As in the hypervisor, nothing is checked at each access.
+        unsafe { AtomicU64::from_ptr(self.region.first.add(frame as usize * PAGE_SIZE + index * 8).as_ptr().cast()) }
     }
 
     fn read(&self, frame: u32, offset: usize, bytes: &mut [u8]) {
