@@ -141,9 +141,9 @@ impl Keeper for Copied {
 /// The same, but each page is through before the next one begins, as it is where a client calls for each page.
 ///
 /// Without this a processor begins with the next page while the last lines of this one are still on their way, if the
-/// next copy is among the few hundred instructions that it looks ahead: [`Copied`] gains a third by it. Nobody who does
-/// more than copy between two pages can: some 120 instructions, whatever they do, and a locked one are enough to lose
-/// all of that, and between two pages of a guest lie an exit from it and an entry, too.
+/// next copy is among the few hundred instructions that it looks ahead: [`Copied`] gains a third by it. Who executes
+/// more than that between two pages, whatever it is, cannot; and between two pages of a guest lie an exit from it and
+/// an entry, too.
 pub struct Apart(Copied);
 
 impl Apart {
