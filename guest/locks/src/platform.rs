@@ -32,6 +32,11 @@ pub trait Platform {
 
     /// How often a waiter looks at the lock before it sleeps.
     fn spin_threshold(&self) -> u32;
+    /// How many looks a sleeper has to get up once it is its turn, before others give up spinning behind it: more than
+    /// a kick takes when there is a free CPU.
+    fn patience(&self) -> u32 {
+        256
+    }
     /// A pause in a spin loop.
     fn relax(&self);
     /// Whether this CPU may sleep while it waits: the kernel runs on a hypervisor that can, it was not told otherwise,

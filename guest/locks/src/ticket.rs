@@ -12,6 +12,11 @@
 //! what the waiter said, and kicks; a kick before the block ends the block. The flag goes only when the word has neither
 //! waiter nor anyone about to be one, by a compare-and-exchange.
 //!
+//! Nor does one spin for somebody who sleeps. The sleeper whose turn comes has been kicked, and takes back what it said
+//! when it is awake. If it has not done so after [`Platform::patience`] further looks, then it has no CPU to run on, and
+//! the waiter's own may be the one: it sleeps at once. As long as CPUs are free nobody does, so that one sleep does not
+//! make all that follow sleep, too.
+//!
 //! An interrupt may come while a CPU sleeps, or just before, and its handler may wait for another lock and sleep as
 //! well: it puts back what was said before it, and kicks its own CPU so that the outer waiter looks again.
 
@@ -120,17 +125,36 @@ impl<W: Word> RawTicketLock<W> {
     #[cold]
     #[inline(never)]
     fn lock_contended<P: Platform>(&self, platform: &P, ticket: u32) {
-        loop {
-            for _ in 0..platform.spin_threshold().max(1) {
-                if Self::head(self.word.load(Ordering::Acquire)) == ticket {
-                    return;
-                }
-                platform.relax();
-            }
+        while !self.spin(platform, ticket) {
             if platform.can_block() {
                 self.sleep(platform, ticket);
             }
         }
+    }
+
+    /// Looks whether it is this ticket's turn until that is so, or spinning on has no sense: for as long as the threshold
+    /// says, or until the turn has been for a while with one that sleeps.
+    fn spin<P: Platform>(&self, platform: &P, ticket: u32) -> bool {
+        let patience = platform.patience().max(1);
+        let mut left = platform.spin_threshold().max(1);
+        let mut turn = Self::head(self.word.load(Ordering::Relaxed));
+        while left > 0 {
+            let looks = left.min(patience);
+            let mut head = turn;
+            for _ in 0..looks {
+                head = Self::head(self.word.load(Ordering::Acquire));
+                if head == ticket {
+                    return true;
+                }
+                platform.relax();
+            }
+            if head == turn && platform.waiter(self.key(head)).is_some() {
+                break;
+            }
+            turn = head;
+            left -= looks;
+        }
+        false
     }
 
     /// Sleeps until kicked, unless it is this ticket's turn already.

@@ -67,6 +67,10 @@ impl Platform for Cpu {
         self.threshold
     }
 
+    fn patience(&self) -> u32 {
+        1
+    }
+
     fn relax(&self) {}
 
     fn can_block(&self) -> bool {
@@ -176,6 +180,11 @@ fn two_threads_that_look_before_they_sleep() {
 #[test]
 fn two_threads_twice() {
     explore(2, 2, 1, Some(4));
+}
+
+#[test]
+fn three_threads_that_give_up_behind_a_sleeper() {
+    explore(3, 1, 2, Some(3));
 }
 
 #[test]
