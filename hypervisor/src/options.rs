@@ -85,6 +85,8 @@ pub struct Options {
     pub debug_exit: Option<u16>,
     /// Look for interrupts at short intervals while a guest runs (`poll-interrupts`): Bochs' VMX loses their exits.
     pub poll_interrupts: bool,
+    /// Do without pause-loop exits (`no-pause-exits`), to see what they are worth.
+    pub no_pause_exits: bool,
     /// Stay with memory-mapped local APICs (`no-x2apic`).
     pub no_x2apic: bool,
     /// Use at most this many bytes of RAM (`memory-limit=<size>`).
@@ -117,6 +119,7 @@ impl Options {
         log_level: Level::Info,
         debug_exit: None,
         poll_interrupts: false,
+        no_pause_exits: false,
         no_x2apic: false,
         memory_limit: None,
         deterministic: false,
@@ -151,6 +154,7 @@ pub fn parse(line: &str, mut complain: impl FnMut(&str)) -> Options {
 fn apply(options: &mut Options, key: &str, value: Option<&str>) -> Option<()> {
     match (key, value) {
         ("poll-interrupts", None) => options.poll_interrupts = true,
+        ("no-pause-exits", None) => options.no_pause_exits = true,
         ("no-x2apic", None) => options.no_x2apic = true,
         ("deterministic", None) => options.deterministic = true,
         ("console", Some(value)) => (options.serial_console, options.screen_console) = parse_consoles(value)?,
@@ -311,8 +315,8 @@ mod tests {
     #[test]
     fn every_option_is_understood() {
         let line = "console=com1,vga com1=0x2f8,9600 trace=com2 trace-mask=3f sample=100 maxcpus=2 timeslice=1000 \
-                    sched=rr loglevel=debug debug-exit=0xf4 poll-interrupts no-x2apic memory-limit=512M deterministic \
-                    panic-test=stack on-end=halt spec-ctrl=no-l1d,no-verw nmi=panic";
+                    sched=rr loglevel=debug debug-exit=0xf4 poll-interrupts no-pause-exits no-x2apic memory-limit=512M \
+                    deterministic panic-test=stack on-end=halt spec-ctrl=no-l1d,no-verw nmi=panic";
         let (options, complaints) = parsed(line);
         assert_eq!(complaints, Vec::<String>::new());
         let expected = Options {
@@ -329,6 +333,7 @@ mod tests {
             log_level: Level::Debug,
             debug_exit: Some(0xf4),
             poll_interrupts: true,
+            no_pause_exits: true,
             no_x2apic: true,
             memory_limit: Some(512 << 20),
             deterministic: true,

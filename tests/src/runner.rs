@@ -128,6 +128,7 @@ impl Environment {
             },
             cpu_model: case.bochs.clone().or_else(|| test.spec.cpu_model.clone()),
             deterministic,
+            mhz: bochs::MHZ,
             boot: self.boot(test, case, directory, &options)?,
             console: directory.join(format!("{prefix}console.log")),
             keyboard: test.types(),

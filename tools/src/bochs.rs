@@ -27,6 +27,8 @@ const MODELS: [(&str, &str); 6] = [
     ("sandy_bridge", "corei7_sandy_bridge_2600k"),
     ("ryzen", "ryzen"),
 ];
+/// Millions of instructions in a second of each processor, unless a machine needs another number: waits are short.
+pub const MHZ: u32 = 100;
 /// The hypervisor's option with which it works around the interrupts that Bochs loses.
 pub const OPTION: &str = "poll-interrupts";
 /// The most memory that it boots with, bytes.
@@ -91,7 +93,7 @@ fn beside(machine: &Machine, name: &str) -> PathBuf {
 
 fn configuration(machine: &Machine, disc: &Path, firmware: Firmware) -> io::Result<String> {
     let model = machine.cpu_model.as_deref().unwrap_or(MODEL);
-    let (cpus, mib) = (machine.cpus, machine.memory.to_mib());
+    let (cpus, mhz, mib) = (machine.cpus, machine.mhz, machine.memory.to_mib());
     let absolute = |path: &Path| std::path::absolute(path).map(|path| path.display().to_string());
     let (disc, console, trace) = (absolute(disc)?, absolute(&machine.console)?, absolute(&machine.trace)?);
     let log = absolute(&beside(machine, "bochs.log"))?;
@@ -103,7 +105,7 @@ fn configuration(machine: &Machine, disc: &Path, firmware: Firmware) -> io::Resu
         "config_interface: textconfig\n\
          display_library: rfb, options=\"timeout=0\"\n\
          plugin_ctrl: speaker=0\n\
-         cpu: model={model}, count={cpus}, ips=100000000, reset_on_triple_fault=0, ignore_bad_msrs={ignore}\n\
+         cpu: model={model}, count={cpus}, ips={mhz}000000, reset_on_triple_fault=0, ignore_bad_msrs={ignore}\n\
          clock: sync=none, time0=946684800\n\
          memory: guest={mib}, host={mib}\n\
          romimage: file={bios}{options}\n\

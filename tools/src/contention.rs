@@ -23,6 +23,8 @@ pub struct Reports {
 /// One machine of the experiment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Setting {
+    /// The emulator's processor, what its time follows, and the hypervisor's options beyond the usual.
+    pub machine: String,
     /// Physical processors.
     pub cpus: u32,
     /// Domains.
@@ -144,8 +146,9 @@ pub const PUBLISHED: &str = "Published: PV ticketlocks on Xen gained 0.8, 16.6, 
 /// The table for people.
 #[must_use]
 pub fn text(rows: &[Row]) -> String {
+    let machine = rows.first().map_or("", |row| row.setting.machine.as_str());
     let mut out = format!(
-        "{:<4} {:<7} {:<6} {:<12} {:>10} {:>8} {:>10} {:>10} {:>8} {:>8} {:>9} {:>7} {:>7}\n",
+        "On {machine}:\n{:<4} {:<7} {:<6} {:<12} {:>10} {:>8} {:>10} {:>10} {:>8} {:>8} {:>9} {:>7} {:>7}\n",
         "CPUs",
         "vCPUs",
         "hold",
@@ -191,14 +194,15 @@ pub fn text(rows: &[Row]) -> String {
 pub fn csv(rows: &[Row], out: &mut impl Write) -> io::Result<()> {
     writeln!(
         out,
-        "cpus,domains,vcpus,section,lock,locks_per_s,fairness,worst_us,median_ns,p99_ns,kspins,blocks,kicks,kick_mean_ns,\
+        "machine,cpus,domains,vcpus,section,lock,locks_per_s,fairness,worst_us,median_ns,p99_ns,kspins,blocks,kicks,kick_mean_ns,\
          kick_worst_ns,holder_preempted,waiter_preempted,ran_ms"
     )?;
     for r in rows {
         let s = &r.setting;
         writeln!(
             out,
-            "{},{},{},{},{},{:.1},{:.4},{},{},{},{},{},{},{},{},{},{},{:.1}",
+            "\"{}\",{},{},{},{},{},{:.1},{:.4},{},{},{},{},{},{},{},{},{},{},{:.1}",
+            s.machine,
             s.cpus,
             s.domains,
             s.vcpus,
@@ -285,7 +289,7 @@ mod tests {
     use super::*;
 
     fn setting() -> Setting {
-        Setting { cpus: 1, domains: 1, vcpus: 2, section: "short", duration_ms: 500 }
+        Setting { machine: "QEMU".into(), cpus: 1, domains: 1, vcpus: 2, section: "short", duration_ms: 500 }
     }
 
     fn reports() -> Reports {
@@ -330,7 +334,7 @@ mod tests {
         csv(&rows, &mut out).unwrap();
         let out = String::from_utf8(out).unwrap();
         let columns: Vec<usize> = out.lines().map(|line| line.split(',').count()).collect();
-        assert_eq!(columns, [18, 18]);
+        assert_eq!(columns, [19, 19]);
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("locks.svg");
         plot(&rows, "short", &path).unwrap();

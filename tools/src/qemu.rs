@@ -86,6 +86,9 @@ pub struct Machine {
     pub cpu_model: Option<String>,
     /// Whether time counts instructions.
     pub deterministic: bool,
+    /// Millions of instructions in a second of each of Bochs' processors, which is what their TSC counts; QEMU's have
+    /// 1000 when time counts instructions.
+    pub mhz: u32,
     /// Its software.
     pub boot: Boot,
     /// File for COM1.
@@ -396,6 +399,7 @@ mod tests {
             accel: Accel::Tcg,
             cpu_model: None,
             deterministic: true,
+            mhz: bochs::MHZ,
             boot: Boot::Pvh { hypervisor: "h".into(), archive: Some("a,b".into()), options: "console=com1".into() },
             console: "c,d".into(),
             keyboard: false,

@@ -433,6 +433,7 @@ impl Bench {
             accel,
             cpu_model,
             deterministic: true,
+            mhz: bochs::MHZ,
             boot,
             console: files.path(&format!("{name}-console.log")),
             keyboard: false,

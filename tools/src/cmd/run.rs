@@ -11,6 +11,7 @@ use clap::Args;
 
 use crate::accel::{self, Accel, AccelChoice};
 use crate::archive::Check;
+use crate::bochs;
 use crate::cmd::{self, Programs, exit_code, watched_options};
 use crate::library::{self, Library};
 use crate::paths;
@@ -196,6 +197,7 @@ impl MachineArgs {
             accel,
             cpu_model: self.cpu_model.clone(),
             deterministic: self.deterministic,
+            mhz: bochs::MHZ,
             boot,
             console: files.path("console.log"),
             keyboard: false,

@@ -11,6 +11,7 @@ use core::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use ebb_core::p2m::npt::Npt;
 
 use crate::cpu::{MAX_CPUS, this_cpu};
+use crate::options::options;
 use crate::virt::page::Page;
 use crate::virt::{Backend, asid};
 use crate::{instr, memory};
@@ -90,7 +91,8 @@ impl Backend for Svm {
         if instr::rdmsr_safe(MSR_VM_CR).is_some_and(|value| value & VM_CR_SVMDIS != 0) {
             return Err("SVM is switched off by the firmware");
         }
-        FEATURES.store(svm.edx, Ordering::Relaxed);
+        let unwanted = if options().no_pause_exits { feature::PAUSE_FILTER } else { 0 };
+        FEATURES.store(svm.edx & !unwanted, Ordering::Relaxed);
         let below = raw_cpuid::CpuId::new().get_hypervisor_info();
         let qemu = below.is_some_and(|below| below.identify() == raw_cpuid::Hypervisor::QEMU);
         EMULATED_BY_QEMU.store(qemu, Ordering::Relaxed);

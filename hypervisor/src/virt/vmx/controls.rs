@@ -5,6 +5,7 @@ use core::sync::atomic::{AtomicU32, Ordering};
 use x86::vmx::vmcs::control::{EntryControls, ExitControls, PinbasedControls, PrimaryControls, SecondaryControls};
 
 use crate::instr;
+use crate::options::options;
 
 const TRUE_CONTROLS: u64 = 1 << 55;
 const MSR_SECONDARY: u32 = 0x48b;
@@ -125,7 +126,8 @@ pub fn probe(basic: u64) -> Result<(), &'static str> {
         allowed(MSR_SECONDARY, control.bits(), 0).ok_or(missing)?;
         all |= control.bits();
     }
-    let welcome = SecondaryControls::ENABLE_RDTSCP | SecondaryControls::PAUSE_LOOP_EXITING;
+    let mut welcome = SecondaryControls::ENABLE_RDTSCP;
+    welcome.set(SecondaryControls::PAUSE_LOOP_EXITING, !options().no_pause_exits);
     let value = allowed(MSR_SECONDARY, all, welcome.bits()).ok_or("VMX without secondary controls")?;
     SECONDARY.0.store(value, Ordering::Relaxed);
     for (field, wish) in wishes() {

@@ -12,6 +12,7 @@ use clap::Args;
 
 use crate::accel::Accel;
 use crate::archive::Check;
+use crate::bochs;
 use crate::cmd::{Programs, exit_code, watched_options};
 use crate::experiment::{self, CLAIMS, CONFIGURATIONS, Configuration, Disk, Figures};
 use crate::paths;
@@ -88,6 +89,7 @@ impl Tmem {
             accel: Accel::Tcg,
             cpu_model: self.cpu_model.clone(),
             deterministic: true,
+            mhz: bochs::MHZ,
             boot: Boot::Pvh {
                 hypervisor: paths::hypervisor(self.programs.hypervisor.as_deref())?,
                 archive: Some(path),
