@@ -249,15 +249,27 @@ pub fn plot(rows: &[Row], section: &str, path: &Path) -> Result<()> {
 fn draw(rows: &[&Row], section: &str, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let most = rows.iter().map(|row| row.per_second).fold(10.0, f64::max) * 2.0;
     let widest = rows.iter().map(|row| row.setting.overcommit()).fold(1.0, f64::max) + 0.2;
+    let setting = rows.first().map(|row| &row.setting);
+    let machine = setting.map_or("", |setting| setting.machine.as_str());
+    let cpus = setting.map_or_else(String::new, |setting| match setting.cpus {
+        1 => "1 CPU".to_owned(),
+        cpus => format!("{cpus} CPUs"),
+    });
     let root = SVGBackend::new(path, (900, 560)).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
-        .caption(format!("Locks taken in a second, {section} critical sections"), ("sans-serif", 20))
+        .caption(format!("Locks taken in a second, {section} critical sections; {cpus}, {machine}"), ("sans-serif", 18))
         .margin(14)
         .x_label_area_size(42)
         .y_label_area_size(70)
         .build_cartesian_2d(0.8..widest, (1.0..most).log_scale())?;
-    chart.configure_mesh().x_desc("vCPUs for each CPU").y_desc("locks/s").light_line_style(WHITE.mix(0.0)).draw()?;
+    chart
+        .configure_mesh()
+        .x_desc("vCPUs for each CPU")
+        .y_desc("locks/s")
+        .y_label_formatter(&|value| format!("{value:.0}"))
+        .light_line_style(WHITE.mix(0.0))
+        .draw()?;
     for (index, lock) in LOCKS.iter().enumerate() {
         let colour = COLOURS[index % COLOURS.len()];
         let mut points: Vec<(f64, f64)> = rows
