@@ -127,8 +127,7 @@ fn idle(hv: &Hypervisor<Glue>) -> Option<Vcpu> {
         if let Some(vcpu) = hv.schedule() {
             return Some(vcpu);
         }
-        let more = hv.background_work();
-        trace_ring::drain_this_cpu();
+        let more = hv.background_work() | trace_ring::drain_this_cpu();
         if let Some(status) = hv.all_ended() {
             end(hv, status);
         }

@@ -1,5 +1,6 @@
 //! The trace stream: a ring of records for each CPU, drained to COM2 when the CPU has nothing better to do, or when
-//! half of the ring is used.
+//! an eighth of the ring is used. A port can be slow (115200 baud: 3 s for a ring; under nested virtualisation too), so no more
+//! than a record or two goes out before the CPU looks for work again.
 //!
 //! Only its own CPU writes a ring and drains it, so a ring needs no lock; the serial port has one (rank OUTPUT). A
 //! record that does not fit is dropped and counted, and the count is sent as a record of its own.
@@ -18,8 +19,6 @@ use crate::{console, time};
 
 /// Bytes of a ring.
 const CAPACITY: usize = 32 << 10;
-/// Most bytes sent at a time on a CPU that has other work.
-const SLICE: usize = 4 << 10;
 
 struct Ring {
     bytes: Box<[u8]>,
@@ -50,7 +49,6 @@ pub fn start(hv: &Hypervisor<Glue>) {
     let total = hv.heap.ledger().total;
     let start = Start::new(hv.machine.cpu_count() as u32, time::tsc_khz(), total);
     record(Kind::START.0, start.as_bytes());
-    drain_this_cpu();
 }
 
 /// Whether records of this kind are wanted.
@@ -77,17 +75,23 @@ pub fn record(kind: u16, payload: &[u8]) {
         // The frame of the story goes out at once, so that its parts leave in order whatever CPU they are from.
         if [Kind::START, Kind::DOMAIN_START, Kind::DOMAIN_END].contains(&Kind(kind)) {
             ring.send(CAPACITY);
-        } else if ring.used() > CAPACITY / 2 {
-            ring.send(SLICE);
+        } else if ring.used() > CAPACITY / 8 {
+            // As much as has come.
+            ring.send(size_of::<Header>() + payload.len());
         }
     });
 }
 
-/// Sends what this CPU's ring holds.
-pub fn drain_this_cpu() {
+/// Sends a record of this CPU's ring; true when there are more.
+pub fn drain_this_cpu() -> bool {
+    let mut more = false;
     if MASK.load(Ordering::Relaxed) != 0 {
-        with_ring(|ring| ring.send(CAPACITY));
+        with_ring(|ring| {
+            ring.send(1);
+            more = ring.used() != 0;
+        });
     }
+    more
 }
 
 /// Sends everything of every CPU, and the end record. The machine is about to stop: no other CPU has work.
@@ -147,11 +151,11 @@ impl Ring {
         self.head = self.head.wrapping_add(bytes.len());
     }
 
-    /// Sends up to `most` bytes; records leave in one piece, since the port is not given up inside one call.
-    fn send(&mut self, most: usize) {
-        // A slice ends at a record's end, so that records of two CPUs do not mix.
+    /// Sends records of `least` bytes together, or all there are; they leave in one piece, since the port is not given up
+    /// inside one call.
+    fn send(&mut self, least: usize) {
         let mut end = self.tail;
-        while end != self.head && end.wrapping_sub(self.tail) < most {
+        while end != self.head && end.wrapping_sub(self.tail) < least {
             let mut length = [0; 4];
             for (index, byte) in length.iter_mut().enumerate() {
                 *byte = self.bytes[end.wrapping_add(4 + index) % CAPACITY];
