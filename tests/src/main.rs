@@ -37,6 +37,10 @@ struct Cli {
     #[arg(long)]
     full: bool,
 
+    /// Under KVM of a Linux on an emulated machine with SVM: all cases that can
+    #[arg(long)]
+    nested: bool,
+
     /// Machines at a time
     #[arg(long, value_name = "N", default_value_t = 2)]
     jobs: usize,
@@ -69,8 +73,11 @@ fn run(cli: &Cli) -> Result<ExitCode> {
     let tests = suite::directories(root)?.iter().map(|d| Test::load(d)).collect::<Result<Vec<_>>>()?;
     let mut cases: Vec<Case> = tests.iter().enumerate().flat_map(|(i, test)| test.cases(i, cli.full)).collect();
     let wanted = |name: &str| cli.filters.is_empty() || cli.filters.iter().any(|f| name.contains(f.as_str()));
+    if cli.nested {
+        cases = cases.into_iter().filter_map(|case| tests[case.test].nested(case)).collect();
+    }
     cases.retain(|case| wanted(&case.name));
-    let wants_size = wanted(image_size::NAME);
+    let wants_size = wanted(image_size::NAME) && !cli.nested;
     if cases.is_empty() && !wants_size {
         bail!("no case matches {:?}", cli.filters);
     }

@@ -447,6 +447,20 @@ impl Test {
         cases
     }
 
+    /// `case` under KVM, if it can be run there: it starts by PVH on any processor, whose instructions nobody counts, and
+    /// says nothing to QEMU's monitor.
+    pub fn nested(&self, case: Case) -> Option<Case> {
+        let spec = &self.spec;
+        let counts = spec.deterministic || spec.deterministic_twice;
+        let monitor = self.input.iter().any(|(_, action)| matches!(action, Action::Monitor(_)));
+        let plain = case.boot == Boot::Pvh && case.bochs.is_none() && spec.cpu_model.is_none();
+        let (name, emulator) = (format!("{} SVM", case.name), Emulator::Qemu);
+        (plain && !counts && !monitor).then_some(match case.nested {
+            Some(_) => case,
+            None => Case { name, nested: Some(emulator), ..case },
+        })
+    }
+
     fn nested_cases(&self, index: usize, full: bool) -> impl Iterator<Item = Case> {
         let vmx = if full { self.spec.full_nested_vmx.as_slice() } else { &[] };
         let machines = [(Emulator::Qemu, "SVM", self.spec.nested.as_slice()), (Emulator::Bochs, "VMX", vmx)];

@@ -83,7 +83,7 @@ pub fn run(
     view.tick(&watch.model)?;
     view.finish()?;
     Ok(Session {
-        end: status_from_trace(machine, end, &watch.model),
+        end: end_of_emulator(machine.accel, end, &watch),
         model: watch.model,
         console: watch.console,
         trace_damage: watch.stream.skipped() + watch.stream.unfinished() as u64,
@@ -91,14 +91,29 @@ pub fn run(
     })
 }
 
-/// Bochs has no port for a status, and Linux around an inner machine none that its init program could use: they are
-/// powered off, and the trace has the status.
-fn status_from_trace(machine: &Machine, end: SessionEnd, model: &Model) -> SessionEnd {
-    match (machine.accel, end, model.end) {
-        (Accel::Bochs | Accel::Nested(_), SessionEnd::Machine(MachineEnd::Off), Some(status)) => {
-            SessionEnd::Machine(MachineEnd::Status(Status(status as u8)))
-        }
+/// The end of machines that have no port for a status and are powered off instead: Bochs' is in the trace; of one within a
+/// Linux, Linux's init program says what QEMU ended with.
+fn end_of_emulator(accel: Accel, end: SessionEnd, watch: &Watch) -> SessionEnd {
+    let off = matches!(end, SessionEnd::Machine(MachineEnd::Off));
+    match accel {
+        Accel::Bochs if off => watch.model.end.map_or(end, |status| MachineEnd::Status(Status(status as u8)).into()),
+        Accel::Nested(_) if off => watch.console.iter().rev().find_map(|line| nested_end(line)).unwrap_or(end),
         _ => end,
+    }
+}
+
+/// What a line of Linux's init program says of the machine within.
+fn nested_end(line: &str) -> Option<SessionEnd> {
+    let (_, code) = line.split_once("init: machine: exit code ")?;
+    match code.trim().parse().ok()? {
+        0 => None,
+        code => Some(MachineEnd::Status(Status(code >> 1)).into()),
+    }
+}
+
+impl From<MachineEnd> for SessionEnd {
+    fn from(end: MachineEnd) -> Self {
+        Self::Machine(end)
     }
 }
 
@@ -201,5 +216,18 @@ impl Files {
         };
         write().with_context(|| format!("cannot write {}", path.display()))?;
         report::plot::write(model, &self.path("run.svg"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_machine_within_is_read_from_its_line() {
+        let end = |line| nested_end(line);
+        assert_eq!(end("[   66.9] init: machine: exit code 33"), Some(MachineEnd::Status(Status::OK).into()));
+        assert_eq!(end("[   66.9] init: machine: exit code 0"), None);
+        assert_eq!(end("(d1) init: machine: exit code x"), None);
     }
 }

@@ -1,7 +1,8 @@
 //! A virtual machine inside this one: QEMU under this kernel's KVM, with Ebb in it.
 //!
-//! Its serial ports are this machine's. What QEMU itself says comes out only when it failed: every status is odd that
-//! Ebb gives by `isa-debug-exit`, 0 is a machine that was powered off or reset, and 1 is QEMU's own failure.
+//! Its serial ports are this machine's. The code that QEMU exits with is said; what QEMU itself says comes out only when
+//! it failed: every code is odd that Ebb causes by `isa-debug-exit`, 0 is a machine that was powered off or reset, and 1
+//! is QEMU's own failure.
 
 use std::fs;
 use std::process::{Command, Stdio};
@@ -21,7 +22,9 @@ pub fn run() -> Result<(), Failed> {
     let mut command = Command::new(program);
     command.args(words).stdin(Stdio::null()).stdout(messages.try_clone()?).stderr(messages);
     let status = command.status()?;
-    if status.code().is_some_and(|code| code == 0 || code > 1 && code & 1 == 1) {
+    if let Some(code) = status.code().filter(|code| *code == 0 || *code > 1 && code & 1 == 1) {
+        // The tool looks for this line.
+        say(&format!("machine: exit code {code}"));
         return Ok(());
     }
     for line in fs::read_to_string(MESSAGES)?.lines() {

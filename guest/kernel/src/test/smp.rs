@@ -2,7 +2,7 @@
 
 use super::{Outcome, Stop, Test};
 use crate::events::EventPort;
-use crate::{acpi, apic, check, check_eq, clock, percpu, smp, start_info, thread, xen};
+use crate::{acpi, apic, check, check_eq, percpu, smp, start_info, thread, xen};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::arch::x86_64::__cpuid_count;
@@ -96,7 +96,6 @@ fn ring() -> Outcome {
 fn threads() -> Outcome {
     let done = Arc::new(AtomicU64::new(0));
     let seen = Arc::new(AtomicU64::new(0));
-    let start = clock::now();
     let handles = (0..16u64)
         .map(|number| {
             let (done, seen) = (done.clone(), seen.clone());
@@ -117,6 +116,5 @@ fn threads() -> Outcome {
     check_eq!(done.load(Ordering::SeqCst), 16, "threads that ended");
     // Where they ran is the hypervisor's affair: with one processor one vCPU may do it all.
     check!(seen.load(Ordering::SeqCst) != 0, "the threads ran nowhere");
-    check!(clock::now() - start < 30_000_000_000, "the threads took {} ns", clock::now() - start);
     Ok(())
 }
