@@ -1,15 +1,18 @@
 //! The trace stream: a ring of records for each CPU, drained to COM2 when the CPU has nothing better to do, or when
-//! an eighth of the ring is used. A port can be slow (115200 baud: 3 s for a ring; under nested virtualisation too), so no more
-//! than a record or two goes out before the CPU looks for work again.
+//! an eighth of the ring is used. A port can be slow (115200 baud: 3 s for a ring; under nested virtualisation too), so no
+//! more than a record or two goes out before the CPU looks for work again.
 //!
 //! Only its own CPU writes a ring and drains it, so a ring needs no lock; the serial port has one (rank OUTPUT). A
 //! record that does not fit is dropped and counted, and the count is sent as a record of its own.
+//!
+//! An idle CPU does not even wait for the port (5 ms for a record): the rest of a record stays with the port, and whoever
+//! sends next sends that first.
 
 use alloc::boxed::Box;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use ebb_core::{Hypervisor, Machine};
-use shared_abi::trace_stream::{End, Header, Kind, Lost, Start};
+use shared_abi::trace_stream::{End, Header, Kind, Lost, MAX_WRITTEN_SIZE, Start};
 use zerocopy::IntoBytes;
 
 use super::Glue;
@@ -31,8 +34,17 @@ struct Ring {
 /// Times to find the port busy before giving up.
 const PATIENCE: u32 = 20_000_000;
 
-/// Held while one CPU sends whole records.
-static PORT: spin::Mutex<()> = spin::Mutex::new(());
+/// The port, and the record that is on its way.
+struct Port {
+    record: [u8; MAX_WRITTEN_SIZE],
+    /// What of the record is still to be sent.
+    next: usize,
+    end: usize,
+    /// Times in a row that the port was found busy.
+    refused: u32,
+}
+
+static PORT: spin::Mutex<Port> = spin::Mutex::new(Port { record: [0; MAX_WRITTEN_SIZE], next: 0, end: 0, refused: 0 });
 static MASK: AtomicU64 = AtomicU64::new(0);
 static RINGS: [spin::Mutex<Option<Ring>>; MAX_CPUS] = [const { spin::Mutex::new(None) }; MAX_CPUS];
 
@@ -74,22 +86,22 @@ pub fn record(kind: u16, payload: &[u8]) {
         }
         // The frame of the story goes out at once, so that its parts leave in order whatever CPU they are from.
         if [Kind::START, Kind::DOMAIN_START, Kind::DOMAIN_END].contains(&Kind(kind)) {
-            ring.send(CAPACITY);
+            ring.send(CAPACITY, true);
         } else if ring.used() > CAPACITY / 8 {
             // As much as has come.
-            ring.send(size_of::<Header>() + payload.len());
+            ring.send(size_of::<Header>() + payload.len(), true);
+        } else if Kind(kind) == Kind::GUEST_EVENT {
+            // Somebody may wait to see it, and a CPU that is never idle would keep it until much more has come.
+            ring.send(1, false);
         }
     });
 }
 
-/// Sends a record of this CPU's ring; true when there are more.
+/// Sends a record of this CPU's ring, as far as the port takes it now. True when something is left.
 pub fn drain_this_cpu() -> bool {
     let mut more = false;
     if MASK.load(Ordering::Relaxed) != 0 {
-        with_ring(|ring| {
-            ring.send(1);
-            more = ring.used() != 0;
-        });
+        with_ring(|ring| more = ring.send(1, false));
     }
     more
 }
@@ -99,7 +111,7 @@ pub fn finish(status: u8) {
     record(Kind::END.0, End { status: u64::from(status) }.as_bytes());
     for ring in RINGS.iter().take(cpu::cpu_count()) {
         if let Some(ring) = ring.lock().as_mut() {
-            ring.send(CAPACITY);
+            ring.send(CAPACITY, true);
         }
     }
 }
@@ -111,13 +123,21 @@ fn with_ring(action: impl FnOnce(&mut Ring)) {
     }
 }
 
-/// Sends bytes, waiting for the port; a port that takes nothing for too long loses them.
-fn send_all(mut bytes: &[u8]) {
-    let mut patience = PATIENCE;
-    while !bytes.is_empty() && patience > 0 {
-        let sent = console::com2_write(bytes);
-        bytes = &bytes[sent..];
-        patience = if sent == 0 { patience - 1 } else { PATIENCE };
+impl Port {
+    /// Sends on what is left of a record, waiting for the port or not; a port that takes nothing for too long loses it.
+    /// False while something is left.
+    fn flush(&mut self, wait: bool) -> bool {
+        while self.next < self.end {
+            let sent = console::com2_write(&self.record[self.next..self.end]);
+            self.next += sent;
+            self.refused = if sent == 0 { self.refused + 1 } else { 0 };
+            if self.refused == PATIENCE {
+                (self.next, self.refused) = (self.end, 0);
+            } else if sent == 0 && !wait {
+                return false;
+            }
+        }
+        true
     }
 }
 
@@ -151,22 +171,31 @@ impl Ring {
         self.head = self.head.wrapping_add(bytes.len());
     }
 
-    /// Sends records of `least` bytes together, or all there are; they leave in one piece, since the port is not given up
-    /// inside one call.
-    fn send(&mut self, least: usize) {
-        let mut end = self.tail;
-        while end != self.head && end.wrapping_sub(self.tail) < least {
-            let mut length = [0; 4];
-            for (index, byte) in length.iter_mut().enumerate() {
-                *byte = self.bytes[end.wrapping_add(4 + index) % CAPACITY];
+    /// Sends records of `least` bytes together, or all there are; without `wait` no more than the port takes at once. True
+    /// when something is left.
+    fn send(&mut self, least: usize, wait: bool) -> bool {
+        let mut port = PORT.lock();
+        let mut sent = 0;
+        loop {
+            if !port.flush(wait) {
+                return true;
             }
-            end = end.wrapping_add(u32::from_le_bytes(length) as usize);
+            if sent >= least || self.used() == 0 {
+                return self.used() > 0;
+            }
+            sent += self.take(&mut port);
         }
-        let (from, length) = (self.tail % CAPACITY, end.wrapping_sub(self.tail));
-        let first = length.min(CAPACITY - from);
-        let _port = PORT.lock();
-        send_all(&self.bytes[from..from + first]);
-        send_all(&self.bytes[..length - first]);
-        self.tail = end;
+    }
+
+    /// Moves a record to the port; its length.
+    fn take(&mut self, port: &mut Port) -> usize {
+        let at = |index: usize| self.bytes[self.tail.wrapping_add(index) % CAPACITY];
+        let length = u32::from_le_bytes([at(4), at(5), at(6), at(7)]) as usize;
+        for (index, byte) in port.record[..length].iter_mut().enumerate() {
+            *byte = at(index);
+        }
+        (port.next, port.end) = (0, length);
+        self.tail = self.tail.wrapping_add(length);
+        length
     }
 }
