@@ -2,16 +2,12 @@
 #![allow(missing_docs)]
 
 #[path = "../src/list.rs"]
-#[allow(dead_code)]
 mod list;
 #[path = "../src/raw.rs"]
-#[allow(dead_code)]
 mod raw;
 #[path = "../src/semaphore.rs"]
-#[allow(dead_code)]
 mod semaphore;
 #[path = "../src/tasks.rs"]
-#[allow(dead_code)]
 mod tasks;
 
 /// Loom's atomics for the modules above.
@@ -134,6 +130,10 @@ fn mutex(kernel: Handle) -> RawMutex<Handle> {
     RawMutex::with(AtomicI32::new(1), list(), kernel, Unchecked)
 }
 
+fn semaphore(kernel: Handle) -> Semaphore<Handle> {
+    Semaphore::with(AtomicI32::new(1), AtomicI32::new(0), list(), kernel)
+}
+
 #[test]
 fn two_threads_and_a_mutex() {
     model(4, || {
@@ -159,8 +159,7 @@ fn three_threads_and_a_mutex() {
 #[test]
 fn two_threads_and_a_semaphore() {
     model(3, || {
-        let make = |kernel| Semaphore::with(AtomicI32::new(1), AtomicI32::new(0), list(), kernel);
-        crowd(2, make, |semaphore, cell| {
+        crowd(2, semaphore, |semaphore, cell| {
             semaphore.down();
             count(cell);
             semaphore.up();
@@ -169,10 +168,46 @@ fn two_threads_and_a_semaphore() {
 }
 
 #[test]
+fn a_try_makes_no_second_holder() {
+    model(3, || {
+        crowd(2, mutex, |mutex, cell| {
+            if !mutex.try_lock() {
+                mutex.lock();
+            }
+            assert!(mutex.is_locked());
+            count(cell);
+            mutex.unlock();
+        });
+    });
+}
+
+#[test]
+fn a_try_takes_no_permit_that_is_not_there() {
+    model(3, || {
+        crowd(2, semaphore, |semaphore, cell| {
+            if !semaphore.try_down() {
+                semaphore.down();
+            }
+            count(cell);
+            semaphore.up();
+        });
+    });
+}
+
+#[test]
+fn a_mutex_made_anew_is_free() {
+    model(1, || {
+        let mut mutex = mutex(Handle::new(1));
+        mutex.lock();
+        mutex.reset();
+        assert!(!mutex.is_locked() && mutex.try_lock());
+    });
+}
+
+#[test]
 fn a_wait_that_is_interrupted_loses_nobody() {
     model(2, || {
-        let kernel = Handle::new(3);
-        let shared = Arc::new((mutex(kernel.clone()), UnsafeCell::new(0)));
+        let shared = Arc::new((mutex(Handle::new(3)), UnsafeCell::new(0)));
         shared.0.lock();
         let patient = {
             let shared = shared.clone();
@@ -193,7 +228,7 @@ fn a_wait_that_is_interrupted_loses_nobody() {
                 shared.0.unlock();
             })
         };
-        kernel.interrupt(TaskId(1));
+        shared.0.tasks().interrupt(TaskId(1));
         count(&shared.1);
         shared.0.unlock();
         patient.join().unwrap();
